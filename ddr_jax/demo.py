@@ -1,0 +1,24 @@
+"""The demonstration: handwritten digits, 10 per class distilled by distribution matching, both bundled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ddr_jax.distilled import Distilled, load_distilled
+from ddr_jax.protocol import DSA, Protocol
+from ddr_jax.result import Settings
+
+SET = Path(__file__).parent / "data" / "digits_dm_ipc10.npz"
+PROTOCOL = Protocol(
+    student="ConvNet-3", width=32, epochs=200, lr=(0.01, 0.03, 0.1), augment=DSA.for_classes(flips=False)
+)
+
+
+def distilled_set() -> tuple[Distilled, ...]:
+    """The bundled set; `experiments/digits/distill.py` made it."""
+    return load_distilled(SET)
+
+
+def settings(seeds: int) -> Settings:
+    """LRS and ARS with hard labels, DSA and a grid of three rates."""
+    return Settings(scores=("lrs", "ars"), protocol=PROTOCOL, seeds=seeds)

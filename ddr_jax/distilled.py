@@ -1,0 +1,379 @@
+"""Distilled sets: reading, checking against the real data they stand for, saving.
+
+Letters as in `ddr_jax.types`, and R here for the runs (repetitions of a method) that one file holds.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ddr_jax.datasets import channel_constants, class_indices, normalise, read_npz
+from ddr_jax.types import DistilledSets, InputError, InputWarning, RealData, nearest
+
+SPACES = ("pixels", "normalised")
+LAYOUTS = ("NHWC", "NCHW")
+SOFT_LABELS = ("logits", "probabilities")
+_ARRAYS = ("labels", "soft_labels", "mean", "std")
+_DECLARATIONS = ("space", "layout", "soft")
+_SUM_TOLERANCE = 1e-3  # of a row of probabilities
+
+
+@dataclass(frozen=True, eq=False)
+class Distilled:
+    """Distilled images and labels as somebody stored them: what they declare is all that is known of them.
+
+    `images` (N, ...) or (R, N, ...), uint8 or floats; `labels` (N,) or (R, N) class indices; `soft_labels`
+    (N, C) or (R, N, C). At least one kind of label is needed. `space` says what the numbers are: "pixels"
+    (uint8, or floats in [0, 1]) or "normalised", by `mean` and `std` (K,) if given, else by the real data's.
+    `layout` is "NHWC" or "NCHW", `soft` "logits" or "probabilities"; None where nobody said.
+    Raises `InputError` for any other word.
+    """
+
+    name: str
+    images: np.ndarray
+    labels: np.ndarray | None = None
+    soft_labels: np.ndarray | None = None
+    space: str | None = None
+    layout: str | None = None
+    soft: str | None = None
+    mean: np.ndarray | None = None
+    std: np.ndarray | None = None
+
+    def __post_init__(self):
+        for field, valid in (("space", SPACES), ("layout", LAYOUTS), ("soft", SOFT_LABELS)):
+            value = getattr(self, field)
+            if value is not None and value not in valid:
+                raise InputError(f"{self.name}: unknown {field} {value!r}: {nearest(str(value), valid)}")
+        if (self.mean is None) != (self.std is None):
+            raise InputError(f"{self.name}: has one of mean and std; give both or neither")
+
+
+def load_distilled(
+    *paths: str | os.PathLike,
+    space: str | None = None,
+    layout: str | None = None,
+    soft: str | None = None,
+) -> tuple[Distilled, ...]:
+    """Read one or more `.npz` files of distilled sets; `prepare` checks them against real data.
+
+    A file holds `images` and `labels` or `soft_labels` or both, and may hold `space`, `layout`, `soft`,
+    `mean` and `std`: shapes and meanings as in `Distilled`. What is declared here wins over the file, with
+    an `InputWarning` where they contradict. Raises `InputError` for a file that is missing or unreadable.
+    """
+    paths = [Path(path).expanduser() for path in paths]
+    stems = Counter(path.stem for path in paths)
+    said = {"space": space, "layout": layout, "soft": soft}
+    return tuple(
+        _load(path, path.stem if stems[path.stem] == 1 else path.with_suffix("").as_posix(), said)
+        for path in paths
+    )
+
+
+def prepare(files: Sequence[Distilled] | Distilled, real: RealData) -> DistilledSets:
+    """Check distilled sets and bring them into one form: float32, NHWC, normalised as `real` is.
+
+    All sets must have the same number of images in each class. Stored probabilities become their logarithms.
+    Hard labels that are missing are the classes with the largest soft label.
+    Raises `InputError` for whatever cannot be right or cannot be told, and gives an `InputWarning` for
+    whatever is allowed but probably not meant; each names the set.
+    """
+    files = [files] if isinstance(files, Distilled) else list(files)
+    if not files:
+        raise InputError("no distilled sets given")
+    ready = [_prepare(_with_runs(file), real) for file in files]
+    names = [name for file in files for name in _run_names(file)]
+    _check_alike(names, ready, real.num_classes)
+    images, labels, soft_labels = zip(*ready, strict=True)
+    return DistilledSets(
+        names=tuple(names),
+        images=np.concatenate(images),
+        labels=np.concatenate(labels),
+        soft_labels=None if soft_labels[0] is None else np.concatenate(soft_labels),
+    )
+
+
+def save_distilled(
+    path: str | os.PathLike,
+    images: np.ndarray,
+    labels: np.ndarray | None = None,
+    soft_labels: np.ndarray | None = None,
+    *,
+    space: str,
+    soft: str | None = None,
+    mean: np.ndarray | None = None,
+    std: np.ndarray | None = None,
+) -> None:
+    """Write images (N, H, W, K) or (R, N, H, W, K) and their labels to an `.npz` that `load_distilled` reads.
+
+    The file appears whole or not at all. Meanings are those of `Distilled`; `soft` is required with
+    `soft_labels`. Raises `InputError` if the labels do not fit the images.
+    """
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise InputError(f"{path}: distilled sets are saved as .npz; end the name in .npz")
+    if soft_labels is not None and soft is None:
+        raise InputError(f"{path}: say whether the soft labels are {' or '.join(SOFT_LABELS)}")
+    content = Distilled(path.stem, images, labels, soft_labels, space, "NHWC", soft, mean, std)
+    _with_runs(content)
+    arrays = {key: getattr(content, key) for key in ("images", *_ARRAYS, *_DECLARATIONS)}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            np.savez_compressed(file, **{key: value for key, value in arrays.items() if value is not None})
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# One file
+
+
+def _load(path: Path, name: str, said: dict[str, str | None]) -> Distilled:
+    raw = read_npz(path, ("images",), (*_ARRAYS, *_DECLARATIONS))
+    for field in _DECLARATIONS:
+        stored = str(raw[field]) if field in raw else None
+        if None not in (stored, said[field]) and stored != said[field]:
+            _warn(f"{path}: the file declares {field} {stored!r}, you say {said[field]!r}: yours is used")
+        raw[field] = said[field] or stored
+    return Distilled(name, **raw)
+
+
+def _with_runs(file: Distilled) -> Distilled:
+    """The same with a leading axis of runs, once the numbers of runs, images and labels agree."""
+    images = np.asarray(file.images)
+    if images.ndim not in (4, 5) or not images.size:
+        raise InputError(
+            f"{file.name}: images must be (N, H, W, K), (N, K, H, W) or one of these after an axis of runs, "
+            f"and not empty; got shape {images.shape}"
+        )
+    images = images if images.ndim == 5 else images[None]
+    if file.labels is None and file.soft_labels is None:
+        raise InputError(f"{file.name}: has neither labels nor soft_labels; store one of them for each image")
+    labels = _labels_with_runs(file, "labels", images.shape[:2], 2)
+    soft_labels = _labels_with_runs(file, "soft_labels", images.shape[:2], 3)
+    return replace(file, images=images, labels=labels, soft_labels=soft_labels)
+
+
+def _labels_with_runs(file: Distilled, field: str, shape: tuple[int, int], ndim: int) -> np.ndarray | None:
+    if getattr(file, field) is None:
+        return None
+    given = np.asarray(getattr(file, field))
+    labels = given[None] if given.ndim == ndim - 1 else given
+    if labels.ndim != ndim or labels.shape[:2] != shape:
+        form = "(N,) or (runs, N)" if field == "labels" else "(N, classes) or (runs, N, classes)"
+        raise InputError(
+            f"{file.name}: {shape[0]} run(s) of {shape[1]} images need {field} of shape {form}, "
+            f"got {given.shape}"
+        )
+    return labels
+
+
+def _run_names(file: Distilled) -> list[str]:
+    images = np.asarray(file.images)
+    if images.ndim == 5 and len(images) > 1:
+        return [f"{file.name}[{i}]" for i in range(len(images))]
+    return [file.name]
+
+
+def _prepare(file: Distilled, real: RealData) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    images = _images(file, real)
+    soft_labels = None if file.soft_labels is None else _soft_labels(file, real.num_classes)
+    return images, _hard_labels(file, soft_labels, real.num_classes), soft_labels
+
+
+# Images (R, N, ...)
+
+
+def _images(file: Distilled, real: RealData) -> np.ndarray:
+    if file.images.dtype != np.uint8 and file.images.dtype.kind != "f":
+        raise InputError(f"{file.name}: images must be uint8 or floats, got {file.images.dtype}")
+    _check_finite(file.images, "images", file.name)
+    in_pixels = _space(file) == "pixels"
+    # A copy even of float32, since normalising works in place and the array is the caller's.
+    images = np.moveaxis(file.images, 2, -1) if _layout(file, real.image_shape) == "NCHW" else file.images
+    images = images.astype(np.float32, order="C")
+    if file.images.dtype == np.uint8:
+        images /= 255
+    if in_pixels:
+        return normalise(images, real.mean, real.std)
+    return images if file.mean is None else _renormalise(images, file, real)
+
+
+def _check_finite(values: np.ndarray, what: str, name: str) -> None:
+    if not (bad := ~np.isfinite(values)).any():
+        return
+    first = tuple(int(i[0]) for i in np.nonzero(bad))
+    raise InputError(
+        f"{name}: {what} hold NaN or infinity {bad.sum()} times, first at {first} of shape {values.shape}; "
+        "did the distillation diverge?"
+    )
+
+
+def _layout(file: Distilled, image_shape: tuple[int, int, int]) -> str:
+    height, width, channels = image_shape
+    got = file.images.shape[2:]
+    shapes = {"NHWC": (height, width, channels), "NCHW": (channels, height, width)}
+    fitting = [layout for layout, shape in shapes.items() if shape == got]
+    if not fitting:
+        raise InputError(
+            f"{file.name}: one image has shape {got}, the real data's are {shapes['NHWC']} (NHWC) or "
+            f"{shapes['NCHW']} (NCHW); is it another dataset, size or number of channels?"
+        )
+    if file.layout is None and len(fitting) > 1:
+        raise InputError(f"{file.name}: an image of shape {got} is NHWC and NCHW alike; declare the layout")
+    if file.layout is not None and file.layout not in fitting:
+        raise InputError(f"{file.name}: declares {file.layout}, but an image of shape {got} is {fitting[0]}")
+    return file.layout or fitting[0]
+
+
+def _space(file: Distilled) -> str:
+    low, high = float(file.images.min()), float(file.images.max())
+    values = f"{file.images.dtype} values from {low:g} to {high:g}"
+    if file.space is None:
+        return _guess_space(file, low, high, values)
+    if file.space == "pixels":
+        _check_pixels(file, low, high, values)
+    elif file.images.dtype == np.uint8:
+        raise InputError(f"{file.name}: declares normalised images, which cannot be uint8; declare pixels")
+    elif low >= 0 and high <= 1:
+        _warn(f"{file.name}: declares normalised images, but has {values}, as pixels have; check the space")
+    return file.space
+
+
+def _check_pixels(file: Distilled, low: float, high: float, values: str) -> None:
+    if file.images.dtype == np.uint8:
+        return
+    if low < -0.5 or high > 1.5:
+        raise InputError(
+            f"{file.name}: declares pixels, which must lie in [0, 1], but has {values}; declare normalised, "
+            "or divide 0..255 by 255"
+        )
+    if low < 0 or high > 1:
+        _warn(f"{file.name}: declares pixels, which lie in [0, 1], but has {values}; used as they are")
+
+
+def _guess_space(file: Distilled, low: float, high: float, values: str) -> str:
+    """What undeclared numbers must be: only uint8 and negative numbers are beyond doubt."""
+    if file.images.dtype == np.uint8:
+        return "pixels"
+    if low < -0.05:
+        return "normalised"
+    if low >= 0 and high <= 1:
+        _warn(f"{file.name}: images do not say their space; {values} are taken for pixels: declare it")
+        return "pixels"
+    if low >= 0 and high > 20:
+        raise InputError(
+            f"{file.name}: images have {values}, as if pixels were 0..255; store uint8, or divide by 255"
+        )
+    raise InputError(
+        f"{file.name}: images have {values}, which could be pixels or normalised; declare the space "
+        "(--space pixels or --space normalised)"
+    )
+
+
+def _renormalise(images: np.ndarray, file: Distilled, real: RealData) -> np.ndarray:
+    mean, std = channel_constants(file.mean, file.std, len(real.mean), file.name)
+    if np.allclose(mean, real.mean, rtol=1e-6) and np.allclose(std, real.std, rtol=1e-6):
+        return images
+    return images * (std / real.std) + (mean - real.mean) / real.std
+
+
+# Labels (R, N) and soft labels (R, N, C)
+
+
+def _hard_labels(file: Distilled, soft_labels: np.ndarray | None, num_classes: int) -> np.ndarray:
+    if file.labels is None:
+        _warn(f"{file.name}: no hard labels; the class with the largest soft label serves")
+        return soft_labels.argmax(-1).astype(np.int32)
+    labels = class_indices(file.labels, file.name)
+    if labels.max() >= num_classes:
+        from_one = labels.min() == 1 and labels.max() == num_classes
+        raise InputError(
+            f"{file.name}: has label {labels.max()}, but the real data's classes are 0 to {num_classes - 1}"
+            f"{'; they seem to count from 1: subtract 1' if from_one else ''}"
+        )
+    if soft_labels is not None and (share := np.mean(soft_labels.argmax(-1) != labels)) > 0.5:
+        _warn(
+            f"{file.name}: in {share:.0%} of the images the largest soft label is not the hard label; "
+            "are the two in the same order?"
+        )
+    return labels
+
+
+def _soft_labels(file: Distilled, num_classes: int) -> np.ndarray:
+    """Logits (R, N, C) float32."""
+    stored = file.soft_labels
+    if stored.shape[-1] != num_classes:
+        raise InputError(
+            f"{file.name}: soft labels have {stored.shape[-1]} classes, the real data has {num_classes}"
+        )
+    if stored.dtype.kind not in "fiu":
+        raise InputError(f"{file.name}: soft labels must be numbers, got {stored.dtype}")
+    _check_finite(stored, "soft labels", file.name)
+    soft_labels = stored.astype(np.float32)
+    wrong = (soft_labels < 0).any(-1) | (np.abs(soft_labels.sum(-1) - 1) > _SUM_TOLERANCE)
+    if file.soft is None and not wrong.any():
+        raise InputError(
+            f"{file.name}: soft labels could be probabilities or logits (every row sums to 1, nothing is "
+            "negative); declare them (--soft-labels probabilities or --soft-labels logits)"
+        )
+    if file.soft != "probabilities":
+        return soft_labels
+    if wrong.any():
+        raise InputError(
+            f"{file.name}: soft labels are declared probabilities, but {wrong.sum()} rows are negative or do "
+            f"not sum to 1, first {soft_labels[wrong][0].tolist()[:10]}; are they logits?"
+        )
+    return np.log(np.maximum(soft_labels, np.finfo(np.float32).tiny))
+
+
+# All files together
+
+
+def _check_alike(names: list[str], ready: list[tuple], num_classes: int) -> None:
+    """One number of images in each class, one kind of labels, no name twice."""
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise InputError(f"{repeated[0]} is the name of several sets; give each set once, under its own name")
+    counts = [np.bincount(run, minlength=num_classes) for _, labels, _ in ready for run in labels]
+    soft = [soft_labels is not None for _, labels, soft_labels in ready for _ in labels]
+    for name, count, has_soft in zip(names, counts, soft, strict=True):
+        if not np.array_equal(count, counts[0]):
+            raise InputError(
+                f"{names[0]} has {_per_class(counts[0])}, {name} has {_per_class(count)}: sets scored "
+                "together share a random baseline; score these in separate calls"
+            )
+        if has_soft != soft[0]:
+            raise InputError(
+                f"of {names[0]} and {name} only one has soft labels; score them in separate calls"
+            )
+    _check_balance(names, counts[0])
+
+
+def _check_balance(names: list[str], count: np.ndarray) -> None:
+    who = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+    if (count == 0).any():
+        absent = ", ".join(map(str, np.flatnonzero(count == 0)))
+        _warn(f"{who}: no image of class {absent}, which students thus never see; are the labels right?")
+    elif count.min() != count.max():
+        _warn(f"{who}: {_per_class(count)}; the random baseline has the same")
+
+
+def _per_class(count: np.ndarray) -> str:
+    if count.min() == count.max():
+        return f"{count.sum()} images, {count[0]} per class"
+    shown = ", ".join(map(str, count[:10])) + (", ..." if len(count) > 10 else "")
+    return f"{count.sum()} images, unequally many per class ({shown})"
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, InputWarning, stacklevel=3)

@@ -1,0 +1,254 @@
+"""The scores of distilled sets, end to end: sets to arms, arms to a table, the table to a result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import jax
+import numpy as np
+
+from ddr_jax import datasets, distilled, nets, provenance, teachers
+from ddr_jax.arms import Arm, Finished, Runner, Teachers, TrainingSet, train_arms
+from ddr_jax.distilled import Distilled
+from ddr_jax.population import default_execution
+from ddr_jax.protocol import DSA, Protocol, hard
+from ddr_jax.readout import read
+from ddr_jax.result import Result, Settings
+from ddr_jax.types import DistilledSets, InputError, RealData, fingerprint
+
+DRAWS = 2**31 - 1  # the stream of random subsets; seeds are far below it
+
+Sets = Distilled | Sequence[Distilled] | DistilledSets
+
+
+def accuracy(
+    sets: Sets,
+    real: RealData,
+    protocol: Protocol | None = None,
+    *,
+    key: jax.Array | None = None,
+    runner: Runner | None = None,
+    **options: Any,
+) -> Result:
+    """Test accuracy of students trained on each distilled set; arguments as for `label_robust_score`."""
+    settings = Settings(("accuracy",), protocol or Protocol(), **options)
+    return score(sets, real, settings, key=key, runner=runner)
+
+
+def label_robust_score(
+    sets: Sets,
+    real: RealData,
+    protocol: Protocol | None = None,
+    *,
+    key: jax.Array | None = None,
+    runner: Runner | None = None,
+    **options: Any,
+) -> Result:
+    """HLR, IOR and LRS of distilled sets (arXiv 2505.13300), with every arm's accuracies.
+
+    With hard labels the syn-hard arm is the syn-any arm, augmentation included; with soft or teacher labels it is
+    the same protocol with hard labels and without augmentation.
+
+    Args:
+        sets: what `load_distilled` gave, or sets that were prepared already.
+        real: the real data that the sets stand for.
+        protocol: of students trained on the sets and on the random baselines; None is `Protocol()`.
+        key: the root of all randomness; None is `jax.random.key(0)`.
+        runner: store, execution and progress; None keeps nothing and shows nothing.
+        **options: further fields of `result.Settings`: seeds, weight, real_protocol, real_accuracy, teachers,
+            interval, level.
+
+    Raises:
+        InputError: if a setting is out of range, or the sets do not fit the real data (see `distilled.prepare`).
+    """
+    settings = Settings(("lrs",), protocol or Protocol(), **options)
+    return score(sets, real, settings, key=key, runner=runner)
+
+
+def augmentation_robust_score(
+    sets: Sets,
+    real: RealData,
+    protocol: Protocol | None = None,
+    *,
+    key: jax.Array | None = None,
+    runner: Runner | None = None,
+    **options: Any,
+) -> Result:
+    """ARS of distilled sets (arXiv 2505.13300); arguments as for `label_robust_score`, `weight` being γ.
+
+    None as protocol is `Protocol` with DSA, without flips where they change a class.
+    """
+    settings = Settings(("ars",), protocol or Protocol(augment=DSA.for_classes(real.flips)), **options)
+    return score(sets, real, settings, key=key, runner=runner)
+
+
+def score(
+    sets: Sets, real: RealData, settings: Settings, *, key: jax.Array | None = None, runner: Runner | None = None
+) -> Result:
+    """Any of the scores in one evaluation, whose arms share students wherever they agree.
+
+    `settings.key` is filled in from `key`. A validation split is held out of train if a rate has to be chosen;
+    otherwise nothing is, and a validation split that the dataset fixes is trained on.
+    """
+    began, clock = datetime.now(UTC), time.perf_counter()
+    key = jax.random.key(0) if key is None else key
+    runner = runner or Runner()
+    choosing = settings.protocol.chooses_on_validation or settings.real_protocol.chooses_on_validation
+    real = datasets.with_validation(real) if choosing else datasets.without_validation(real)
+    prepared = sets if isinstance(sets, DistilledSets) else distilled.prepare(sets, real)
+    _check(settings, prepared, real)
+
+    source = _Source(prepared, real, settings, key)
+    first = train_arms(_real_arms(source), real, key=key, runner=runner)
+    rest = train_arms(_arms(source, _teachers(settings, real, first)), real, key=key, runner=runner)
+    mode = (runner.execution or default_execution()).mode
+    return Result(
+        settings=replace(settings, key=tuple(provenance.key_facts(key))),
+        tables=first.tables | rest.tables,
+        data=_describe(prepared, real),
+        environment=provenance.environment(mode) | {"versions": provenance.versions()},
+        times={
+            "began": began.isoformat(timespec="seconds"),
+            "seconds": round(time.perf_counter() - clock, 2),
+            "students_trained": first.trained + rest.trained,
+            "students_reused": first.reused + rest.reused,
+        },
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """What the arms of one evaluation are made from."""
+
+    sets: DistilledSets
+    real: RealData
+    settings: Settings
+    key: jax.Array
+
+    def one_hot(self, labels: np.ndarray) -> np.ndarray:
+        return np.eye(self.real.num_classes, dtype=np.float32)[labels]
+
+    def real_train(self, students: int) -> tuple[tuple[TrainingSet, ...], ...]:
+        """All of train, the same for every seed."""
+        train = self.real.train
+        return ((TrainingSet(self.real.name, train.images, self.one_hot(train.labels)),) * students,)
+
+    def distilled(self, protocol: Protocol) -> tuple[tuple[TrainingSet, ...], ...]:
+        """The distilled sets with the protocol's labels, the same for every seed."""
+        soft = protocol.labels == "soft"
+        return tuple(
+            (
+                TrainingSet(
+                    name,
+                    self.sets.images[d],
+                    _soften(self.sets.soft_labels[d], protocol) if soft else self.one_hot(self.sets.labels[d]),
+                ),
+            )
+            * self.settings.seeds
+            for d, name in enumerate(self.sets.names)
+        )
+
+    def random(self, protocol: Protocol, labelers: Teachers | None) -> tuple[tuple[TrainingSet, ...], ...]:
+        """As many real images per class as the sets hold, drawn anew for every seed."""
+        counts = np.bincount(self.sets.labels[0], minlength=self.real.num_classes)
+        draws = []
+        for seed in range(self.settings.seeds):
+            stream = jax.random.fold_in(jax.random.fold_in(self.key, DRAWS), seed)
+            rng = np.random.default_rng(np.asarray(jax.random.key_data(stream)))
+            index = datasets.random_subset(self.real.train, counts, rng)
+            images, labels = self.real.train.images[index], self.real.train.labels[index]
+            targets = self.one_hot(labels)
+            if protocol.labels == "soft":
+                targets = _soften(teachers.label(labelers.net, labelers.variables, images), protocol)
+            draws.append(TrainingSet("random", images, targets))
+        return (tuple(draws),)
+
+
+def _check(settings: Settings, sets: DistilledSets, real: RealData) -> None:
+    for protocol in (settings.protocol, settings.real_protocol):
+        nets.check(protocol.student, real.image_shape)
+    if settings.protocol.labels == "soft" and sets.soft_labels is None:
+        raise InputError(
+            f"labels are soft, but {', '.join(sets.names)} holds no soft_labels: store them in the file, or train "
+            "with hard or teacher labels"
+        )
+    if settings.real_protocol.labels != "hard":
+        raise InputError(
+            f"real_protocol has {settings.real_protocol.labels} labels; real-hard students and teachers learn "
+            "from hard ones"
+        )
+
+
+def _real_arms(source: _Source) -> list[Arm]:
+    """Students of the real data: the real-hard arm, and teachers where labels come from them."""
+    settings, arms = source.settings, []
+    protocol = settings.real_protocol
+
+    def arm(name: str, students: int, keep: bool = False) -> Arm:
+        return Arm(name, protocol, source.real_train(students), protocol.augment is not None, keep=keep)
+
+    if "lrs" in settings.scores and settings.real_accuracy is None:
+        arms.append(arm("real-hard", settings.seeds))
+    baseline = settings.scores != ("accuracy",)
+    if settings.protocol.labels == "teacher" or (settings.protocol.labels == "soft" and baseline):
+        arms.append(arm("teacher", settings.teachers, keep=True))
+    return arms
+
+
+def _teachers(settings: Settings, real: RealData, finished: Finished) -> Teachers | None:
+    """The teachers that were trained, at the rate that their readout chose."""
+    table = finished.tables.get("teacher")
+    if table is None:
+        return None
+    rates = read(table, settings.real_protocol.readout).rate[0]
+    protocol = settings.real_protocol
+    net = nets.build(protocol.student, width=protocol.width, num_classes=real.num_classes)
+    chosen = [finished.weights[table.students[0, rate, seed]] for seed, rate in enumerate(rates)]
+    return Teachers(net, teachers.stack(chosen))
+
+
+def _arms(source: _Source, labelers: Teachers | None) -> list[Arm]:
+    """The arms of every score that was asked for, on distilled sets and random baselines."""
+    protocol, scores = source.settings.protocol, source.settings.scores
+    syn, augmented = source.distilled(protocol), protocol.augment is not None
+    rdm = () if scores == ("accuracy",) else source.random(protocol, labelers)
+    arms = []
+
+    def add(name: str, sets: tuple[tuple[TrainingSet, ...], ...], augmented: bool) -> None:
+        arms.append(Arm(name, protocol, sets, augmented, labelers))
+
+    if "accuracy" in scores or "lrs" in scores:
+        add("syn-any", syn, augmented)
+    if "lrs" in scores:
+        add("rdm-any", rdm, augmented)
+        plain = hard(protocol)
+        arms.append(Arm("syn-hard", plain, source.distilled(plain), augmented and plain == protocol))
+    if "ars" in scores:
+        for suffix, switched in (("aug", True), ("noaug", False)):
+            add(f"syn-{suffix}", syn, switched)
+            add(f"rdm-{suffix}", rdm, switched)
+    return arms
+
+
+def _soften(logits: np.ndarray, protocol: Protocol) -> np.ndarray:
+    """Soft labels at the protocol's temperature, as probabilities."""
+    return np.asarray(jax.nn.softmax(logits / protocol.temperature, axis=-1), np.float32)
+
+
+def _describe(sets: DistilledSets, real: RealData) -> dict[str, Any]:
+    splits = {"train": real.train, "validation": real.validation, "test": real.test}
+    real_splits = {
+        name: {"images": len(split), "digest": fingerprint(split.images, split.labels)}
+        for name, split in splits.items()
+        if split is not None
+    }
+    parts = [sets.images, sets.labels] + ([] if sets.soft_labels is None else [sets.soft_labels])
+    described = [
+        {"name": name, "images": sets.images.shape[1], "digest": fingerprint(*(part[d] for part in parts))}
+        for d, name in enumerate(sets.names)
+    ]
+    return {"real": {"name": real.name, "splits": real_splits}, "sets": described}

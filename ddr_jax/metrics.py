@@ -1,0 +1,86 @@
+"""The scores of DD-Ranking (arXiv 2505.13300), equation by equation, from accuracies of any origin.
+
+Accuracies are fractions in [0, 1], arrays with any leading axes that broadcast (numpy or jax); weights
+broadcast with them. Scores are float64 on the host. Every score raises InputError for an accuracy or a weight
+that is outside [0, 1] or not a number, and for shapes that do not broadcast.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ddr_jax.types import InputError
+
+Score = np.ndarray | np.float64
+
+
+def hard_label_recovery(real_hard: ArrayLike, syn_hard: ArrayLike) -> Score:
+    """HLR = acc(real, hard) − acc(syn, hard), in [−1, 1]; lower is better."""
+    real_hard, syn_hard = _fractions(real_hard=real_hard, syn_hard=syn_hard)
+    return real_hard - syn_hard
+
+
+def improvement_over_random(syn_any: ArrayLike, rdm_any: ArrayLike) -> Score:
+    """IOR = acc(syn, any) − acc(random, any), in [−1, 1]; higher is better."""
+    syn_any, rdm_any = _fractions(syn_any=syn_any, rdm_any=rdm_any)
+    return syn_any - rdm_any
+
+
+def label_robust_score(
+    real_hard: ArrayLike, syn_hard: ArrayLike, syn_any: ArrayLike, rdm_any: ArrayLike, weight: ArrayLike = 0.5
+) -> Score:
+    """LRS = normalise(α) with α = w · IOR − (1 − w) · HLR, in [0, 1], higher is better; `weight` is w."""
+    real_hard, syn_hard, syn_any, rdm_any, weight = _fractions(
+        real_hard=real_hard, syn_hard=syn_hard, syn_any=syn_any, rdm_any=rdm_any, weight=weight
+    )
+    recovery = hard_label_recovery(real_hard, syn_hard)
+    improvement = improvement_over_random(syn_any, rdm_any)
+    return normalise(weight * improvement - (1 - weight) * recovery)
+
+
+def augmentation_robust_score(
+    syn_aug: ArrayLike,
+    rdm_aug: ArrayLike,
+    syn_noaug: ArrayLike,
+    rdm_noaug: ArrayLike,
+    weight: ArrayLike = 0.5,
+) -> Score:
+    """ARS = normalise(β), in [0, 1], higher is better; `weight` is γ.
+
+    β = γ · (acc(syn, aug) − acc(random, aug)) + (1 − γ) · (acc(syn, no aug) − acc(random, no aug)).
+    """
+    syn_aug, rdm_aug, syn_noaug, rdm_noaug, weight = _fractions(
+        syn_aug=syn_aug, rdm_aug=rdm_aug, syn_noaug=syn_noaug, rdm_noaug=rdm_noaug, weight=weight
+    )
+    return normalise(weight * (syn_aug - rdm_aug) + (1 - weight) * (syn_noaug - rdm_noaug))
+
+
+def normalise(alpha: ArrayLike) -> Score:
+    """(e^α − e⁻¹) / (e − e⁻¹): increasing, 0 at α = −1 and 1 at α = 1; α of fractions, not percentages."""
+    return (np.exp(np.asarray(alpha, np.float64)) - np.exp(-1)) / (np.exp(1) - np.exp(-1))
+
+
+def _fractions(**named: ArrayLike) -> list[np.ndarray]:
+    """The arrays as float64, after every check that the scores share."""
+    arrays = {name: np.asarray(values, np.float64) for name, values in named.items()}
+    for name, array in arrays.items():
+        _check_range(name, array)
+    try:
+        np.broadcast_shapes(*(array.shape for array in arrays.values()))
+    except ValueError:
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
+        raise InputError(f"Shapes do not broadcast: {shapes}; give every arm the same leading axes") from None
+    return list(arrays.values())
+
+
+def _check_range(name: str, array: np.ndarray) -> None:
+    invalid = np.argwhere(~((array >= 0) & (array <= 1)))  # so that NaN is invalid too
+    if len(invalid) == 0:
+        return
+    where = tuple(int(i) for i in invalid[0])
+    value = array[where]
+    place = f"{name}[{', '.join(map(str, where))}]" if where else name
+    looks_like_percentage = name != "weight" and value > 1
+    advice = ": it looks like a percentage, divide by 100" if looks_like_percentage else ""
+    raise InputError(f"{place} is {value:g}; expected a fraction in [0, 1]{advice}")

@@ -1,0 +1,48 @@
+"""ConvNet-d, the field's small convolutional student (Gidaris & Komodakis 2018, arXiv 1804.09458)."""
+
+from __future__ import annotations
+
+import jax
+from flax import linen as nn
+
+from ddr_jax.nets import kernels, layers, names
+
+
+class Block(nn.Module):
+    """3×3 convolution, norm, ReLU, 2×2 average pool: (N, H, W, I) to (N, ~H/2, ~W/2, width)."""
+
+    width: int
+    norm: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, padding: int) -> jax.Array:
+        """Apply the four in order; `padding` is the convolution's."""
+        x = layers.Conv3x3(self.width, padding, name="conv")(x)
+        x = layers.make_norm(self.norm, name="norm")(x, train)
+        return kernels.average_pool(nn.relu(x))
+
+
+class ConvNet(nn.Module):
+    """`depth` blocks of `width` filters and a linear layer; `norm` is IN, BN, LN, GN or NN."""
+
+    num_classes: int
+    width: int
+    depth: int
+    norm: str
+
+    def setup(self):
+        """Declare the blocks and the head; the first block's padding waits for the images."""
+        self.blocks = [Block(self.width, self.norm) for _ in range(self.depth)]
+        self.head = layers.Linear(self.num_classes)
+
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+        """Logits (N, C) of (N, H, W, K) images; raises InputError if the blocks leave no pixel of them."""
+        return self.head(self.embed(images, train))
+
+    def embed(self, images: jax.Array, train: bool) -> jax.Array:
+        """The last block's activations (N, F), flattened."""
+        names.check(f"ConvNet-{self.depth}-{self.norm}", images.shape[1:])
+        x = images
+        for index, block in enumerate(self.blocks):
+            x = block(x, train, padding=names.first_padding(images.shape[1:]) if index == 0 else 1)
+        return x.reshape(len(x), -1)

@@ -1,0 +1,105 @@
+"""Convolution, moments and pooling, in the formulations that XLA runs fast inside a loop on a CPU.
+
+Each is a pure function of NHWC arrays and equals the textbook formula to rounding; the derivatives are
+written out where autodiff's are slow. Measured by experiments/step_time.py.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+# Images whose kernel gradient is one convolution: 10 to 25 stay in the cache, 100 take three times as long.
+CHUNK = 10
+
+
+def conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """3×3 convolution, stride 1, padding 1: (N, H, W, I) and (3, 3, I, O) to (N, H, W, O)."""
+    # The one place that chooses a formulation. Only the CPU's was measured; elsewhere XLA's own is used.
+    return fast_conv3x3(x, kernel) if jax.default_backend() == "cpu" else plain_conv3x3(x, kernel)
+
+
+def plain_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The convolution with autodiff's derivative, whose layouts are slow inside loops on a CPU."""
+    layout = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=layout)
+
+
+@jax.custom_vjp
+def fast_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The convolution with a derivative made of convolutions in the forward pass's own layout."""
+    return plain_conv3x3(x, kernel)
+
+
+def _conv_forward(x, kernel):
+    return plain_conv3x3(x, kernel), (x, kernel)
+
+
+def _conv_backward(saved, g):
+    x, kernel = saved
+    flipped = kernel[::-1, ::-1].swapaxes(2, 3)
+    return plain_conv3x3(g, flipped), _kernel_gradient(x, g)
+
+
+fast_conv3x3.defvjp(_conv_forward, _conv_backward)
+
+
+def _kernel_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
+    """Gradient (3, 3, I, O) with respect to the kernel, summed over chunks of images."""
+    size = min(CHUNK, len(x))
+    missing = -len(x) % size
+
+    def chunks(a):
+        filled = jnp.pad(a, ((0, missing), (0, 0), (0, 0), (0, 0)))  # zero images add nothing to the sum
+        return filled.reshape(-1, size, *a.shape[1:])
+
+    # A sum after a map, not a carried one: a carry of zeros would not vary over a shard_map's mesh.
+    return lax.map(lambda chunk: _chunk_gradient(*chunk), (chunks(x), chunks(g))).sum(0)
+
+
+def _chunk_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
+    """The same for a few images, as a convolution in which channels are images and images are channels."""
+    return plain_conv3x3(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3)).transpose(1, 2, 0, 3)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def moments(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """Mean and biased variance over `axes`, which are kept with length 1, in one pass over x."""
+    # Distances from one of the values, lest the difference of squares cancel where |mean| ≫ std.
+    pivot = x[tuple(slice(1) if axis in axes else slice(None) for axis in range(x.ndim))]
+    distance = x - pivot
+    mean = distance.mean(axes, keepdims=True)
+    variance = (distance * distance).mean(axes, keepdims=True) - mean * mean
+    return mean + pivot, variance
+
+
+def _moments_forward(x, axes):
+    mean, variance = moments(x, axes)
+    return (mean, variance), (x, mean)
+
+
+def _moments_backward(axes, saved, gradients):
+    x, mean = saved
+    of_mean, of_variance = gradients
+    count = x.size // mean.size
+    return (of_mean / count + (2 / count * of_variance) * (x - mean),)
+
+
+moments.defvjp(_moments_forward, _moments_backward)
+
+
+def normalise(x, mean, variance, scale, bias, eps: float = 1e-5) -> jax.Array:
+    """(x − mean) / √(variance + eps) · scale + bias, folded to one product and one sum per value of x."""
+    slope = scale * lax.rsqrt(variance + eps)
+    return x * slope + (bias - mean * slope)
+
+
+def average_pool(x: jax.Array) -> jax.Array:
+    """Means of 2×2 pixels, an odd last row or column left out: (N, H, W, K) to (N, ⌊H/2⌋, ⌊W/2⌋, K)."""
+    # Sums of strided slices: XLA's reduce_window is slower both ways.
+    height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
+    rows = x[:, 0:height:2] + x[:, 1:height:2]
+    return (rows[:, :, 0:width:2] + rows[:, :, 1:width:2]) * 0.25

@@ -1,0 +1,54 @@
+"""Building, initialising and applying a student: the functions by which other rooms see networks."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ddr_jax.nets.names import find
+from ddr_jax.types import InputError
+
+# {"params": tree} and, with batch norm, {"batch_stats": tree}; all float32 as `init` makes them.
+Variables = dict[str, Any]
+
+
+def build(name: str, *, num_classes: int, width: int = 128) -> nn.Module:
+    """The network of a name, hashable by value: equal networks share a compiled program.
+
+    `width` is the number of filters (ConvNet) or of hidden units (MLP). Raises InputError for an unknown
+    name, naming the nearest one, and for sizes that make no network.
+    """
+    entry = find(name)
+    if num_classes < 2 or width < 1:
+        raise InputError(f"{name} needs num_classes ≥ 2 and width ≥ 1, got {num_classes} and {width}")
+    if entry.settings.get("norm") == "GN" and width % 4:
+        raise InputError(
+            f"{name} normalises channels in 4 groups: width must be a multiple of 4, got {width}"
+        )
+    module, _, attribute = entry.target.partition(":")
+    return getattr(import_module(module), attribute)(num_classes=num_classes, width=width, **entry.settings)
+
+
+def init(net: nn.Module, key: jax.Array, image_shape: tuple[int, int, int]) -> Variables:
+    """A student's variables before training, by PyTorch's default initialisation, for (H, W, K) images."""
+    return dict(net.init(key, jnp.zeros((1, *image_shape)), train=False))
+
+
+def apply(net: nn.Module, variables: Variables, images: jax.Array) -> jax.Array:
+    """Logits (N, C) of (N, H, W, K) images in evaluation mode: batch norm uses its running statistics."""
+    return net.apply(variables, images, train=False)
+
+
+def apply_train(net: nn.Module, variables: Variables, images: jax.Array) -> tuple[jax.Array, Variables]:
+    """Logits (N, C) in training mode, and the variables with batch norm's running statistics updated."""
+    logits, updated = net.apply(variables, images, train=True, mutable=["batch_stats"])
+    return logits, {**variables, **updated}
+
+
+def embed(net: nn.Module, variables: Variables, images: jax.Array) -> jax.Array:
+    """Activations (N, F) before the last linear layer, in evaluation mode."""
+    return net.apply(variables, images, train=False, method="embed")

@@ -1,0 +1,56 @@
+"""What a result depends on besides its settings: code, versions, device, key."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import platform
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import ddr_jax
+
+NUMERICS = ("augment.py", "losses.py", "nets", "optim.py", "population.py", "train.py")
+
+
+@functools.cache
+def code_digest() -> str:
+    """A fingerprint of the package's files that decide what a student computes."""
+    root = Path(__file__).parent
+    files = [file for name in NUMERICS for file in sorted((root / name).rglob("*.py")) or [root / name]]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def environment(mode: str) -> dict[str, Any]:
+    """What may change a student's last digits: code, JAX, device kind, matmul precision, how students are batched."""
+    device = jax.local_devices()[0]
+    return {
+        "code": code_digest(),
+        "jax": jax.__version__,
+        "platform": device.platform,
+        "device": device.device_kind,
+        "precision": str(jax.config.jax_default_matmul_precision),
+        "execution": mode,
+    }
+
+
+def key_facts(key: jax.Array) -> list[Any]:
+    """The key's implementation and its words."""
+    return [str(jax.random.key_impl(key)), np.asarray(jax.random.key_data(key)).tolist()]
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the libraries that computed a result."""
+    libraries = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy")
+    return {
+        "python": platform.python_version(),
+        "ddr_jax": ddr_jax.__version__,
+        **{name: importlib.metadata.version(name) for name in libraries},
+    }

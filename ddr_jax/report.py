@@ -1,0 +1,161 @@
+"""A result for people: tables in the terminal, and a picture."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from ddr_jax.intervals import Interval
+from ddr_jax.store import write_atomically
+from ddr_jax.types import DistilledSets, RealData
+
+if TYPE_CHECKING:
+    from ddr_jax.result import Result
+
+ARMS = ("real-hard", "teacher", "syn-hard", "syn-any", "rdm-any", "syn-aug", "rdm-aug", "syn-noaug", "rdm-noaug")
+MEANINGS = {
+    "accuracy": "accuracy of students of the set",
+    "hlr": "hard label recovery, lower is better",
+    "ior": "improvement over random, higher is better",
+    "lrs": "label-robust score, 0 to 1, higher is better",
+    "ars": "augmentation-robust score, 0 to 1, higher is better",
+}
+COLOURS = {"real": "#7a7a7a", "teacher": "#a3a3a3", "syn": "#2f6f9f", "rdm": "#d08a3c"}
+CLASSES_SHOWN, IMAGES_SHOWN = 10, 10  # rows and columns of the picture's images at most
+
+
+def text(result: Result) -> str:
+    """The tables as plain text, 110 characters wide."""
+    console = Console(file=io.StringIO(), width=110, color_system=None)
+    console.print(tables(result))
+    return console.file.getvalue().rstrip()
+
+
+def tables(result: Result) -> Group:
+    """Accuracies per arm and scores, as fractions, with intervals over seeds."""
+    parts = [_arms_table(result), _scores_table(result)]
+    return Group(*parts, *(Text(note, style="yellow") for note in notes(result)))
+
+
+def notes(result: Result) -> list[str]:
+    """What a reader must know besides the numbers."""
+    found = []
+    settings = result.settings
+    if result.diverged:
+        found.append(
+            f"{result.diverged} students diverged (weights not finite); their accuracies count as measured: "
+            "try a lower learning rate"
+        )
+    if settings.real_accuracy is not None and "lrs" in settings.scores:
+        found.append(f"acc(real, hard) was given as {settings.real_accuracy}, not measured; intervals take it as exact")
+    if settings.protocol.readout == "best":
+        found.append("Epochs and rates were chosen on the test set, as ddranking 0.2.0 does: accuracies are too high")
+    if settings.seeds == 1:
+        found.append("One seed gives no interval: use --seeds 2 or more")
+    return found
+
+
+def arm_names(result: Result) -> list[str]:
+    """The arms of a result in the order in which they are shown."""
+    return sorted(result.tables, key=ARMS.index)
+
+
+def _arms_table(result: Result) -> Table:
+    table = _table("Test accuracy of each arm", ("arm", "set", "rate", "accuracy", _level(result), "n", "diverged"))
+    for arm in arm_names(result):
+        students, reading = result.tables[arm], result.readings[arm]
+        for d, (name, interval) in enumerate(result.accuracies[arm].sets.items()):
+            rates = sorted({students.lrs[r] for r in reading.rate[d]})
+            lost = int(students.diverged[d].sum())
+            cells = (arm, name, ", ".join(f"{rate:g}" for rate in rates), *_cells(interval), str(lost))
+            table.add_row(*map(Text, cells))
+    return table
+
+
+def _scores_table(result: Result) -> Table:
+    table = _table("Scores", ("score", "set", "mean", _level(result), "n", "meaning"))
+    for name, summary in result.scores.items():
+        for where, interval in _by_set(summary.sets, summary.overall):
+            table.add_row(*map(Text, (name.upper(), where, *_cells(interval), MEANINGS[name])))
+    return table
+
+
+def _by_set(sets: dict[str, Interval], overall: Interval) -> Iterator[tuple[str, Interval]]:
+    yield from sets.items()
+    if len(sets) > 1:
+        yield "mean over sets", overall
+
+
+def _table(title: str, columns: tuple[str, ...]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        right = column in ("rate", "accuracy", "mean", "n", "diverged") or "interval" in column
+        table.add_column(column, justify="right" if right else "left", no_wrap=column != "meaning")
+    return table
+
+
+def _level(result: Result) -> str:
+    return f"{result.settings.level:.0%} interval"
+
+
+def _cells(interval: Interval) -> tuple[str, str, str]:
+    bounds = "–" if interval.low is None else f"{interval.low:.4f} … {interval.high:.4f}"
+    return f"{interval.mean:.4f}", bounds, str(interval.n)
+
+
+def save_picture(result: Result, sets: DistilledSets, real: RealData, path: Path) -> None:
+    """Draws the first set's images beside every arm's accuracy, as PNG, whole or not at all."""
+    from matplotlib.figure import Figure  # slow to import, and only pictures need it
+
+    figure = Figure(figsize=(11, 5), dpi=150, layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
+    _draw_images(left, sets, real)
+    _draw_arms(right, result)
+    figure.suptitle(
+        "   ".join(f"{name.upper()} {summary.overall.mean:.4f}" for name, summary in result.scores.items()),
+        fontsize=12,
+    )
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    write_atomically(path, buffer.getvalue())
+
+
+def _draw_images(axes, sets: DistilledSets, real: RealData) -> None:
+    labels = sets.labels[0]
+    classes = np.unique(labels)[:CLASSES_SHOWN]
+    columns = min(IMAGES_SHOWN, max(np.count_nonzero(labels == c) for c in classes))
+    h, w, k = real.image_shape
+    gap = max(1, h // 16)
+    sheet = np.ones((len(classes) * (h + gap) - gap, columns * (w + gap) - gap, k))
+    for row, label in enumerate(classes):
+        for column, index in enumerate(np.flatnonzero(labels == label)[:columns]):
+            pixels = sets.images[0, index] * real.std + real.mean
+            top, side = row * (h + gap), column * (w + gap)
+            sheet[top : top + h, side : side + w] = np.clip(pixels, 0, 1)
+    axes.imshow(sheet.squeeze(-1) if k == 1 else sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_title(f"{sets.names[0]}, a row per class", fontsize=10)
+    axes.set_axis_off()
+
+
+def _draw_arms(axes, result: Result) -> None:
+    names = arm_names(result)[::-1]
+    for height, name in enumerate(names):
+        interval = result.accuracies[name].overall
+        error = None if interval.low is None else [[interval.mean - interval.low], [interval.high - interval.mean]]
+        axes.barh(height, interval.mean, xerr=error, color=COLOURS[name.split("-")[0]], capsize=3, height=0.7)
+        axes.text(0.01, height, f"{interval.mean:.4f}", color="white", va="center", fontsize=9)
+    known = result.settings.real_accuracy
+    if known is not None and "lrs" in result.settings.scores:
+        axes.axvline(known, color=COLOURS["real"], linestyle="--", label=f"real-hard, given: {known:g}")
+        axes.legend(loc="lower right", fontsize=9)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlim(0, 1)
+    axes.set_xlabel(f"test accuracy (fraction), mean over {result.settings.seeds} seeds, {_level(result)}")
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,282 @@
+"""What an evaluation gives back: the table of its students, and all that follows from it.
+
+Accuracies and scores are computed from the table and the settings whenever they are asked for, so a result read
+back from its file is the same object, and every number can be traced to rows.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddr_jax import metrics, report
+from ddr_jax.intervals import Interval, bootstrap_interval, t_interval
+from ddr_jax.protocol import DSA, Protocol
+from ddr_jax.protocol import real as default_real_protocol
+from ddr_jax.readout import Reading, read
+from ddr_jax.store import write_atomically
+from ddr_jax.types import ArmTable, InputError, nearest
+
+FORMAT = 1
+SCORES = ("accuracy", "lrs", "ars")
+INTERVALS = ("t", "bootstrap")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What was asked for.
+
+    Attributes:
+        scores: some of `SCORES`.
+        protocol: of the students of distilled sets and random baselines.
+        real_protocol: of the real-hard students and of teachers; None becomes `protocol.real(protocol)`.
+        real_accuracy: a known real-hard accuracy, a fraction, used instead of training; None trains.
+        seeds: students per arm, set and rate.
+        key: the PRNG key's implementation and words.
+        weight: w of the LRS and γ of the ARS, in [0, 1].
+        teachers: how many teachers' logits are averaged, where labels come from teachers.
+        interval: ``t`` (Student's) or ``bootstrap`` (bias-corrected), over seeds.
+        level: coverage that the intervals aim at.
+    """
+
+    scores: tuple[str, ...]
+    protocol: Protocol
+    real_protocol: Protocol | None = None
+    real_accuracy: float | None = None
+    seeds: int = 5
+    key: tuple[Any, ...] = ()
+    weight: float = 0.5
+    teachers: int = 1
+    interval: str = "t"
+    level: float = 0.95
+
+    def __post_init__(self) -> None:
+        if self.real_protocol is None:
+            object.__setattr__(self, "real_protocol", default_real_protocol(self.protocol))
+        for name, value, valid in (
+            *(("score", score, SCORES) for score in self.scores),
+            ("interval", self.interval, INTERVALS),
+        ):
+            if value not in valid:
+                raise InputError(f"Unknown {name} {value!r}: {nearest(value, valid)}")
+        for name, value in (("seeds", self.seeds), ("teachers", self.teachers)):
+            if value < 1:
+                raise InputError(f"{name} is {value}; expected 1 or more")
+        if not 0 <= self.weight <= 1:
+            raise InputError(f"weight is {self.weight}; expected a number in [0, 1]")
+        if self.real_accuracy is not None and not 0 <= self.real_accuracy <= 1:
+            raise InputError(
+                f"real_accuracy is {self.real_accuracy}; expected a fraction in [0, 1]: divide percentages by 100"
+            )
+        if "ars" in self.scores and self.protocol.augment is None:
+            raise InputError(
+                "The augmentation-robust score compares training with and without augmentation, and augment is "
+                "none: choose one, e.g. dsa"
+            )
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The mean of a quantity over seeds, of the mean over sets (`overall`) and of each set alone."""
+
+    overall: Interval
+    sets: dict[str, Interval]
+
+    def to_json(self) -> dict[str, Any]:
+        """`mean`, `low`, `high`, `n` of the mean over sets, and a list of the same per set where there are several."""
+        sets = [{"set": name, **_plain(interval)} for name, interval in self.sets.items()]
+        return _plain(self.overall) | ({"sets": sets} if len(sets) > 1 else {})
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A finished evaluation.
+
+    Attributes:
+        settings: what was asked for.
+        tables: per arm, every student's accuracies.
+        data: names, sizes and fingerprints of the real data and of the distilled sets.
+        environment: versions, device and execution.
+        times: when and how long, and how many students were trained or found in the store; all that may differ
+            between two runs of one evaluation.
+    """
+
+    settings: Settings
+    tables: dict[str, ArmTable]
+    data: dict[str, Any]
+    environment: dict[str, Any]
+    times: dict[str, Any] = field(default_factory=dict)
+
+    @functools.cached_property
+    def readings(self) -> dict[str, Reading]:
+        """Per arm, the accuracy of each set and seed (D, S) that counts."""
+        return {name: read(table, self.settings.protocol.readout) for name, table in self.tables.items()}
+
+    @functools.cached_property
+    def accuracies(self) -> dict[str, Summary]:
+        """Per arm, its test accuracy."""
+        return {
+            name: self._summary(reading.accuracy, self.tables[name].sets) for name, reading in self.readings.items()
+        }
+
+    @functools.cached_property
+    def scores(self) -> dict[str, Summary]:
+        """Each score that was asked for, and the HLR and IOR that an LRS is made of."""
+        return {name: self._summary(values, self.data_names) for name, values in self._score_values().items()}
+
+    @property
+    def data_names(self) -> tuple[str, ...]:
+        """The names of the distilled sets."""
+        return tuple(entry["name"] for entry in self.data["sets"])
+
+    @property
+    def diverged(self) -> int:
+        """How many students ended with weights that are not finite; their accuracies count as measured."""
+        lost = {s for table in self.tables.values() for s in table.students[table.diverged].tolist()}
+        return len(lost)
+
+    def _score_values(self) -> dict[str, np.ndarray]:
+        """Scores by set and seed (D, S)."""
+        arm = {name: reading.accuracy for name, reading in self.readings.items()}
+        asked, weight, values = self.settings.scores, self.settings.weight, {}
+        if "accuracy" in asked:
+            values["accuracy"] = arm["syn-any"]
+        if "lrs" in asked:
+            known = self.settings.real_accuracy
+            real = arm["real-hard"] if known is None else known
+            values["hlr"] = metrics.hard_label_recovery(real, arm["syn-hard"])
+            values["ior"] = metrics.improvement_over_random(arm["syn-any"], arm["rdm-any"])
+            values["lrs"] = metrics.label_robust_score(real, arm["syn-hard"], arm["syn-any"], arm["rdm-any"], weight)
+        if "ars" in asked:
+            names = ("syn-aug", "rdm-aug", "syn-noaug", "rdm-noaug")
+            values["ars"] = metrics.augmentation_robust_score(*(arm[name] for name in names), weight)
+        return values
+
+    def _summary(self, values: np.ndarray, names: tuple[str, ...]) -> Summary:
+        """Over seeds: sets that share a seed share initial weights, so their mean is one draw per seed."""
+        return Summary(
+            overall=self._interval(values.mean(0)),
+            sets={name: self._interval(row) for name, row in zip(names, values, strict=True)},
+        )
+
+    def _interval(self, values: np.ndarray) -> Interval:
+        if self.settings.interval == "bootstrap":
+            return bootstrap_interval(values, seed=0, level=self.settings.level)
+        return t_interval(values, self.settings.level)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per student and arm: `arm`, `set`, `seed`, `lr`, `accuracy` and more."""
+        return [row for name in self.tables for row in self._rows(name)]
+
+    def _rows(self, name: str) -> list[dict[str, Any]]:
+        table, reading = self.tables[name], self.readings[name]
+        rows = []
+        for d, r, s in np.ndindex(table.students.shape):
+            counts = table.test[d, r, s].max() if self.settings.protocol.readout == "best" else table.test[d, r, s, -1]
+            rows.append(
+                {
+                    "arm": name,
+                    "set": table.sets[d],
+                    "seed": s,
+                    "lr": table.lrs[r],
+                    "accuracy": float(counts),
+                    "chosen": bool(reading.rate[d, s] == r),
+                    "augmented": table.augmented,
+                    "diverged": bool(table.diverged[d, r, s]),
+                    "test": table.test[d, r, s].tolist(),
+                    "validation": None if table.validation is None else table.validation[d, r, s].tolist(),
+                    "student": str(table.students[d, r, s]),
+                }
+            )
+        return rows
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain data; see `from_json`."""
+        return {
+            "format": FORMAT,
+            "scores": {name: summary.to_json() for name, summary in self.scores.items()},
+            "arms": {name: summary.to_json() for name, summary in self.accuracies.items()},
+            "diverged": self.diverged,
+            "settings": asdict(self.settings),
+            "data": self.data,
+            "environment": self.environment,
+            "students": self.rows(),
+            "times": self.times,
+        }
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Result:
+        """The result that `to_json` described; its scores are computed anew from the students' rows."""
+        if content.get("format") != FORMAT:
+            raise InputError(f"The result has format {content.get('format')!r}; this version reads format {FORMAT}")
+        settings = dict(content["settings"])
+        for name in ("protocol", "real_protocol"):
+            settings[name] = _protocol(settings[name])
+        for name in ("scores", "key"):
+            settings[name] = _tuple(settings[name])
+        names = dict.fromkeys(row["arm"] for row in content["students"])
+        tables = {name: _table(name, [row for row in content["students"] if row["arm"] == name]) for name in names}
+        return cls(Settings(**settings), tables, content["data"], content["environment"], content["times"])
+
+    def save(self, path: str | Path) -> None:
+        """Writes the result as JSON, whole or not at all."""
+        text = json.dumps(self.to_json(), indent=1, allow_nan=False)
+        write_atomically(Path(path), (text + "\n").encode())
+
+    def __str__(self) -> str:
+        return report.text(self)
+
+
+def load_result(path: str | Path) -> Result:
+    """Reads a result that `Result.save` wrote.
+
+    Raises:
+        InputError: if the file is missing or is not such a result.
+    """
+    try:
+        return Result.from_json(json.loads(Path(path).read_text()))
+    except OSError as error:
+        raise InputError(f"Cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is not a result of ddr-jax: {error!r}; give the .json of an evaluation") from error
+
+
+def _plain(interval: Interval) -> dict[str, Any]:
+    low, high = (None if bound is None else float(bound) for bound in (interval.low, interval.high))
+    return {"mean": float(interval.mean), "low": low, "high": high, "n": interval.n}
+
+
+def _protocol(fields: dict[str, Any]) -> Protocol:
+    dsa = fields["augment"]
+    augment = None if dsa is None else DSA(**{**dsa, "operations": tuple(dsa["operations"])})
+    return Protocol(**{**fields, "augment": augment})
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(_tuple(item) for item in value) if isinstance(value, list) else value
+
+
+def _table(name: str, rows: list[dict[str, Any]]) -> ArmTable:
+    sets, lrs, seeds = (tuple(dict.fromkeys(row[axis] for row in rows)) for axis in ("set", "lr", "seed"))
+    shape = (len(sets), len(lrs), len(seeds))
+
+    def column(field: str) -> np.ndarray:
+        return np.array([row[field] for row in rows]).reshape(*shape, -1)
+
+    return ArmTable(
+        arm=name,
+        sets=sets,
+        lrs=lrs,
+        test=column("test"),
+        validation=None if rows[0]["validation"] is None else column("validation"),
+        diverged=column("diverged")[..., 0],
+        students=column("student")[..., 0],
+        augmented=rows[0]["augmented"],
+    )

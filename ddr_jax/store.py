@@ -1,0 +1,81 @@
+"""Finished students on disk, by the hash of everything that determines them.
+
+A student is found again when its protocol, data, seed, key, code, JAX version and kind of device are the same;
+anything else trains anew. Files are written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ddr_jax.types import InputError, InputWarning
+
+
+def identity(facts: dict[str, Any]) -> str:
+    """The name of a student: 32 hex digits of SHA-256 over its facts as canonical JSON."""
+    text = json.dumps(facts, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file so that a reader, or a crash, sees the old content or the new, never a part.
+
+    Raises:
+        InputError: if the folder cannot be made or written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise InputError(f"Cannot write {path}: {error.strerror}; choose another place") from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(draft).chmod(0o644)
+        Path(draft).replace(path)
+    except OSError as error:
+        Path(draft).unlink(missing_ok=True)
+        raise InputError(f"Cannot write {path}: {error.strerror}; choose another place") from error
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of finished students: ``students/<identity>.json`` and, for teachers, ``weights/<identity>.safetensors``."""
+
+    folder: Path
+
+    def record(self, student: str) -> dict[str, Any] | None:
+        """What training the student gave, or None if it is not here."""
+        path = self._record_path(student)
+        try:
+            return json.loads(path.read_text())["record"]
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError) as error:
+            warnings.warn(f"{path} is unreadable ({error}); training that student anew", InputWarning, stacklevel=2)
+            return None
+
+    def weights(self, student: str) -> Path | None:
+        """The file of the student's final weights, or None if they were not kept."""
+        path = self._weights_path(student)
+        return path if path.exists() else None
+
+    def put(self, student: str, facts: dict[str, Any], record: dict[str, Any], weights: bytes | None) -> None:
+        """Keeps a finished student; its weights first, so that a record never promises what is not there."""
+        if weights is not None:
+            write_atomically(self._weights_path(student), weights)
+        content = json.dumps({"facts": facts, "record": record}, allow_nan=False)
+        write_atomically(self._record_path(student), content.encode())
+
+    def _record_path(self, student: str) -> Path:
+        return self.folder / "students" / f"{student}.json"
+
+    def _weights_path(self, student: str) -> Path:
+        return self.folder / "weights" / f"{student}.safetensors"

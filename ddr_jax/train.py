@@ -1,0 +1,188 @@
+"""One student, as pure functions: start, train some epochs, test.
+
+`population` batches them over students. Everything static is in `Program`; everything that varies across
+students is in `Student`, whose fields gain a leading students axis there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ddr_jax import augment, nets, optim, teachers
+from ddr_jax.losses import LOSSES, soften
+from ddr_jax.protocol import DSA, Protocol
+
+INIT, SHUFFLE, AUGMENT = range(3)  # independent streams of a student's randomness
+TEST_BATCH = 256  # images; a multiple of it is what a test pass takes
+
+
+@dataclass(frozen=True)
+class Program:
+    """The static part of a training: equal programs, on data of equal shapes, compile once.
+
+    `net` and `teacher` are flax modules, which hash by value; `teacher` is None unless it labels batches.
+    """
+
+    net: Any
+    epochs: int
+    batch_size: int
+    optimizer: str
+    schedule: str
+    step_size: int
+    augment: DSA | None
+    loss: str
+    teacher: Any = None
+
+    @classmethod
+    def of(cls, protocol: Protocol, num_classes: int, teacher: Any = None) -> Program:
+        """The program that trains a protocol's students on `num_classes` classes."""
+        return cls(
+            net=nets.build(protocol.student, width=protocol.width, num_classes=num_classes),
+            epochs=protocol.epochs,
+            batch_size=protocol.batch_size,
+            optimizer=protocol.optimizer,
+            schedule=protocol.schedule,
+            step_size=protocol.step_size or max(protocol.epochs // 2, 1),
+            augment=protocol.augment,
+            loss=protocol.loss,
+            teacher=teacher if protocol.labels == "teacher" else None,
+        )
+
+    def facts(self) -> dict[str, str]:
+        """Every field as text, the same for equal programs in every process."""
+        return {name: repr(getattr(self, name)) for name in self.__dataclass_fields__}
+
+
+class Student(NamedTuple):
+    """What varies across students; scalars here, (P,) in a population.
+
+    `images` and `targets` are positions in `TrainingData`; `augment` switches the program's augmentation on.
+    """
+
+    key: jax.Array
+    images: jax.Array  # int32
+    targets: jax.Array  # int32
+    lr: jax.Array  # per step, before the schedule
+    weight_decay: jax.Array
+    momentum: jax.Array
+    temperature: jax.Array
+    loss_scale: jax.Array
+    augment: jax.Array  # bool
+
+
+class TrainingData(NamedTuple):
+    """What students learn from, shared by all of them.
+
+    `images` (D, N, H, W, K) and `targets` (D', N, C) probabilities, each student taking one of each;
+    `teachers` the stacked variables of the networks that label batches, or None.
+    """
+
+    images: jax.Array
+    targets: jax.Array
+    teachers: Any = None
+
+
+class TestData(NamedTuple):
+    """What students are tested on: images (M, H, W, K), labels (M,), and which images each split holds.
+
+    `splits` (splits, M) bool; padding, which makes M a multiple of `TEST_BATCH`, is in no split.
+    """
+
+    images: jax.Array
+    labels: jax.Array
+    splits: jax.Array
+
+
+class State(NamedTuple):
+    """A student in training."""
+
+    variables: Any
+    opt_state: Any
+
+
+def start(program: Program, student: Student, data: TrainingData) -> State:
+    """A freshly initialised student."""
+    variables = nets.init(program.net, jax.random.fold_in(student.key, INIT), data.images.shape[2:])
+    return State(variables, _optimizer(program, student, data).init(variables["params"]))
+
+
+def train_epochs(
+    program: Program, state: State, student: Student, data: TrainingData, first: jax.Array, last: jax.Array
+) -> State:
+    """Trains epochs first, …, last − 1 (0-based, traced), each a fresh shuffle of the set without replacement.
+
+    The last batch of an epoch holds what is left, and counts as one step like any other.
+    """
+    n = data.images.shape[1]
+    size = min(program.batch_size, n)
+    whole, left = divmod(n, size)
+    key = jax.random.fold_in(student.key, AUGMENT)
+
+    def epoch(number, state):
+        order = jax.random.permutation(jax.random.fold_in(jax.random.fold_in(student.key, SHUFFLE), number), n)
+        keys = jax.random.split(jax.random.fold_in(key, number), whole + 1)
+
+        def batch(i, state):
+            index = jax.lax.dynamic_slice_in_dim(order, i * size, size)
+            return train_step(program, state, student, data, index, keys[i])
+
+        state = jax.lax.fori_loop(0, whole, batch, state)
+        return train_step(program, state, student, data, order[-left:], keys[whole]) if left else state
+
+    return jax.lax.fori_loop(first, last, epoch, state)
+
+
+def train_step(
+    program: Program, state: State, student: Student, data: TrainingData, index: jax.Array, key: jax.Array
+) -> State:
+    """One step on the images at `index` (B,), augmented with `key`."""
+    images = data.images[student.images, index]
+    if program.augment is not None:
+        images = jax.lax.cond(
+            student.augment, lambda x: augment.dsa(key, x, program.augment), lambda x: x, images
+        )
+    if program.teacher is None:
+        targets = data.targets[student.targets, index]
+    else:
+        targets = soften(teachers.mean_logits(program.teacher, data.teachers, images), student.temperature)
+
+    def loss(params):
+        logits, variables = nets.apply_train(program.net, {**state.variables, "params": params}, images)
+        losses = LOSSES[program.loss](logits, targets, student.temperature)
+        return student.loss_scale * losses.mean(), variables
+
+    gradients, variables = jax.grad(loss, has_aux=True)(state.variables["params"])
+    optimizer = _optimizer(program, student, data)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.variables["params"])
+    params = optax.apply_updates(state.variables["params"], updates)
+    return State({**variables, "params": params}, opt_state)
+
+
+def test(program: Program, state: State, data: TestData) -> tuple[jax.Array, jax.Array]:
+    """How many images of each split are classified right (splits,) int32, and whether any weight is not finite."""
+
+    def correct(batch):
+        images, labels = batch
+        return nets.apply(program.net, state.variables, images).argmax(-1) == labels
+
+    batches = jax.tree.map(lambda x: x.reshape(-1, TEST_BATCH, *x.shape[1:]), (data.images, data.labels))
+    hits = jax.lax.map(correct, batches).reshape(-1)
+    finite = jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state.variables)]).all()
+    return (data.splits & hits).sum(-1, dtype=jnp.int32), ~finite
+
+
+def _optimizer(program: Program, student: Student, data: TrainingData) -> optax.GradientTransformation:
+    steps = -(-data.images.shape[1] // program.batch_size)
+    return optim.optimizer(
+        program.optimizer,
+        lr=student.lr,
+        momentum=student.momentum,
+        weight_decay=student.weight_decay,
+        schedule=optim.schedule(program.schedule, epochs=program.epochs, step_size=program.step_size),
+        steps_per_epoch=steps,
+    )

@@ -1,0 +1,120 @@
+"""The letters, the arrays that flow between rooms, and the one kind of error a user can cause.
+
+Letters for shapes, here and everywhere:
+    D sets   R learning rates   S seeds   P students in a population   E evaluation points
+    N training images   M evaluation images   B batch   C classes   K channels   H, W sides
+Images are (N, H, W, K) float32, normalised: (pixel in [0, 1] − mean) / std per channel.
+Accuracies are fractions in [0, 1].
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+
+class InputError(ValueError):
+    """A mistake of the caller's: its message says what was wrong, where, and what to do.
+
+    The command line prints the message alone and exits with status 2.
+    """
+
+
+class InputWarning(UserWarning):
+    """Something in the caller's input that is allowed but probably not meant."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Labelled images of one split: images (N, H, W, K) float32 normalised, labels (N,) int32."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class RealData:
+    """A real dataset on the host.
+
+    `validation` is None unless the dataset fixes one or one was held out of `train`
+    (see `datasets.with_validation`, `datasets.without_validation`).
+    `mean` and `std` are (K,) float32, in units of pixels in [0, 1].
+    `flips` says whether a mirrored image keeps its class (false for digits).
+    """
+
+    name: str
+    train: Split
+    validation: Split | None
+    test: Split
+    mean: np.ndarray
+    std: np.ndarray
+    num_classes: int
+    flips: bool
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, K)."""
+        h, w, k = self.train.images.shape[1:]
+        return h, w, k
+
+
+@dataclass(frozen=True)
+class DistilledSets:
+    """D distilled sets of one shape, checked against the real data they stand for.
+
+    `images` (D, N, H, W, K) float32 normalised; `labels` (D, N) int32 hard labels;
+    `soft_labels` (D, N, C) float32 logits, or None where the files hold none; `names` (D,).
+    """
+
+    names: tuple[str, ...]
+    images: np.ndarray
+    labels: np.ndarray
+    soft_labels: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class ArmTable:
+    """The accuracies of all students of one arm: D sets, R rates, S seeds, E test epochs.
+
+    `sets` (D,) names; `lrs` (R,); `test` and `validation` (D, R, S, E) float64 fractions, `validation` None
+    where no rate had to be chosen on it; `diverged` (D, R, S) bool; `students` (D, R, S) identities, equal
+    where one student serves several arms; `augmented` whether its batches were.
+    """
+
+    arm: str
+    sets: tuple[str, ...]
+    lrs: tuple[float, ...]
+    test: np.ndarray
+    validation: np.ndarray | None
+    diverged: np.ndarray
+    students: np.ndarray
+    augmented: bool
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """The end of an error message about an unknown name: the nearest valid one, and all of them."""
+    valid = list(valid)
+    folded = {v.lower(): v for v in valid}
+    close = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.4)
+    hint = f"did you mean {folded[close[0]]!r}? " if close else ""
+    return f"{hint}Valid: {', '.join(valid)}"
+
+
+def fingerprint(*arrays: np.ndarray) -> str:
+    """A hex digest (16 digits of SHA-256) of the arrays' shapes, dtypes and bytes, in order."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        array = np.ascontiguousarray(array)
+        digest.update(f"{array.shape}{array.dtype.str}".encode())
+        digest.update(array.data)
+    return digest.hexdigest()[:16]

@@ -1,0 +1,88 @@
+"""Distils the digits' train split to 10 images per class by distribution matching, and compares it with random images.
+
+Command:   python experiments/digits/distill.py [--out ddr_jax/data/digits_dm_ipc10.npz]
+Time:      TIME on two CPU cores
+Result:    the bundled set; students of it reach ACC, of random images ACC (mean over 10 seeds)
+
+Distribution matching (Zhao & Bilen 2023, arXiv 2110.04181): images are moved so that, in the feature space of
+networks drawn at random, the mean of each class's synthetic images meets the mean of a batch of its real images.
+Only the train split is used; the rate of the students below is the demonstration's.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import ddr_jax as ddr
+from ddr_jax import datasets, nets
+
+IPC = 10
+REAL_BATCH = 64  # real images per class and iteration
+ITERATIONS = 3_000
+RATE, MOMENTUM = 1.0, 0.5  # of the images
+WIDTH = 32
+DEFAULT = Path(__file__).parents[2] / "ddr_jax" / "data" / "digits_dm_ipc10.npz"
+
+
+def by_class(split, num_classes: int) -> list[np.ndarray]:
+    """The images of each class, cut to the size of the smallest class, so that they stack."""
+    groups = [split.images[split.labels == c] for c in range(num_classes)]
+    return np.stack([group[: min(map(len, groups))] for group in groups])
+
+
+def distance(images, real, net, variables):
+    """Squared distance of class means in feature space; images (C, ipc, …), real (C, batch, …)."""
+
+    def mean_features(x):
+        c, n = x.shape[:2]
+        return nets.embed(net, variables, x.reshape(c * n, *x.shape[2:])).reshape(c, n, -1).mean(1)
+
+    return jnp.square(mean_features(images) - jax.lax.stop_gradient(mean_features(real))).sum()
+
+
+def distil(key, real: ddr.types.RealData, iterations: int) -> np.ndarray:
+    """Distilled images (C, ipc, H, W, K), started from real ones."""
+    pool = jnp.asarray(by_class(real.train, real.num_classes))
+    net = nets.build("ConvNet-3", width=WIDTH, num_classes=real.num_classes)
+    optimizer = optax.sgd(RATE, MOMENTUM)
+
+    def step(number, carry):
+        images, state = carry
+        k_net, k_batch = jax.random.split(jax.random.fold_in(key, number))
+        variables = nets.init(net, k_net, real.image_shape)
+        index = jax.random.randint(k_batch, (real.num_classes, REAL_BATCH), 0, pool.shape[1])
+        batch = jnp.take_along_axis(pool, index[..., None, None, None], axis=1)
+        value, gradient = jax.value_and_grad(distance)(images, batch, net, variables)
+        updates, state = optimizer.update(gradient, state)
+        return (optax.apply_updates(images, updates), state), value
+
+    images = pool[:, :IPC]
+    run = jax.jit(lambda carry, numbers: jax.lax.scan(lambda c, n: step(n, c), carry, numbers))
+    carry = (images, optimizer.init(images))
+    for numbers in np.split(np.arange(iterations), 10):
+        carry, values = run(carry, numbers)
+        print(f"iteration {numbers[-1] + 1}: distance {float(values.mean()):.4f}", flush=True)
+    return np.asarray(carry[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=DEFAULT)
+    parser.add_argument("--iterations", type=int, default=ITERATIONS)
+    options = parser.parse_args()
+    real = datasets.load_dataset("digits")
+    images = distil(jax.random.key(0), real, options.iterations)
+    labels = np.repeat(np.arange(real.num_classes), IPC)
+    flat = images.reshape(-1, *real.image_shape)
+    ddr.save_distilled(options.out, flat, labels, space="normalised", mean=real.mean, std=real.std)
+    print(f"Saved {options.out}; next: ddr-jax demo, or ddr-jax lrs {options.out} --real digits")
+
+
+if __name__ == "__main__":
+    main()

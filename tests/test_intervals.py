@@ -1,0 +1,114 @@
+"""Intervals equal reference values, cover as often as they say, and stay quiet where nothing varies."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from ddr_jax.intervals import bootstrap_interval, t_interval
+from ddr_jax.types import InputError
+
+BOTH = pytest.mark.parametrize(
+    "interval",
+    [t_interval, lambda x, **options: bootstrap_interval(x, seed=0, **options)],
+    ids=["t", "bootstrap"],
+)
+
+
+def _coverage(interval, truth):
+    return np.mean((interval.low < truth) & (truth < interval.high))
+
+
+def test_t_interval_worked_by_hand():
+    # mean 3, s = √2.5 = 1.5811388, t(0.975; 4) = 2.7764451: half = 2.7764451 · 1.5811388 / √5 = 1.9632432
+    interval = t_interval([1, 2, 3, 4, 5])
+    np.testing.assert_allclose(
+        [interval.mean, interval.low, interval.high], [3, 1.0367568, 4.9632432], atol=1e-7
+    )
+    assert interval.n == 5
+
+
+def test_t_interval_covers_at_its_level():
+    values = np.random.default_rng(0).normal(0.7, 0.02, size=(2000, 5))
+    assert 0.93 < _coverage(t_interval(values), 0.7) < 0.97
+    assert 0.77 < _coverage(t_interval(values, level=0.8), 0.7) < 0.83
+
+
+def test_bootstrap_interval_covers_as_documented():
+    # BCa is known to be narrow for few values: the band of its docstring's figures, ± 3 standard errors
+    values = np.random.default_rng(1).normal(0.7, 0.02, size=(2000, 20))
+    assert 0.91 < _coverage(bootstrap_interval(values, seed=0, resamples=2000), 0.7) < 0.95
+    few = bootstrap_interval(values[:, :5], seed=0, resamples=2000)
+    assert 0.82 < _coverage(few, 0.7) < 0.88
+
+
+@pytest.mark.parametrize("n", [5, 20])
+def test_bootstrap_interval_equals_scipys_bca_of_skewed_values(n):
+    # sums of 1024ths are exact, so that scipy too sees every tie between a resample and the sample
+    values = np.round(1024 * np.random.default_rng(2).lognormal(size=n)) / 1024
+    ours = bootstrap_interval(values, seed=0, level=0.9, resamples=200_000)
+    scipys = stats.bootstrap(
+        (values,), np.mean, n_resamples=200_000, batch=10_000, confidence_level=0.9, method="BCa", rng=1
+    ).confidence_interval
+    width = scipys.high - scipys.low
+    np.testing.assert_allclose([ours.low, ours.high], scipys, atol=0.01 * width)
+    asymmetry = ours.low + ours.high - 2 * ours.mean
+    assert asymmetry > 0.05 * width  # skewed enough for the correction to matter
+
+
+def test_bootstrap_interval_is_set_by_its_seed():
+    values = np.random.default_rng(3).normal(size=10)
+    one, again, other = (bootstrap_interval(values, seed=seed) for seed in (7, 7, 8))
+    assert (one.low, one.high) == (again.low, again.high)
+    assert one.low != other.low
+
+
+@BOTH
+def test_entry_among_many_has_the_interval_it_has_alone(interval):
+    values = np.random.default_rng(4).uniform(size=(2, 3, 6))
+    together, alone = interval(values), interval(values[1, 2])
+    assert together.mean.shape == together.low.shape == together.high.shape == (2, 3)
+    np.testing.assert_allclose(
+        [together.mean[1, 2], together.low[1, 2], together.high[1, 2]], [alone.mean, alone.low, alone.high]
+    )
+
+
+@BOTH
+def test_interval_shifts_and_scales_with_its_values(interval):
+    values = np.random.default_rng(5).exponential(size=8)
+    before, after = interval(values), interval(100 * values - 3)
+    np.testing.assert_allclose([after.low, after.high], [100 * before.low - 3, 100 * before.high - 3])
+
+
+@BOTH
+def test_equal_values_give_zero_width(interval):
+    result = interval(np.full((2, 3), 0.1))  # 0.1 + 0.1 + 0.1 is not 0.3 in binary
+    for bound in (result.mean, result.low, result.high):
+        np.testing.assert_array_equal(bound, [0.1, 0.1])
+
+
+@BOTH
+def test_single_seed_has_a_mean_and_no_interval(interval):
+    result = interval([[0.3], [0.4]])
+    np.testing.assert_array_equal(result.mean, [0.3, 0.4])
+    assert (result.low, result.high, result.n) == (None, None, 1)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("values", "level", "message"),
+    [
+        ([], 0.95, "one value per seed"),
+        (0.5, 0.95, "one value per seed"),
+        ([0.5, np.nan], 0.95, "not all finite"),
+        ([0.5, 0.6], 95, "level is 95"),
+        ([0.5, 0.6], 1.0, r"level is 1\.0"),
+    ],
+)
+def test_values_and_level_are_checked(interval, values, level, message):
+    with pytest.raises(InputError, match=message):
+        interval(values, level=level)
+
+
+def test_too_few_resamples_are_refused():
+    with pytest.raises(InputError, match="resamples is 10"):
+        bootstrap_interval([0.1, 0.2], seed=0, resamples=10)
