@@ -31,7 +31,26 @@ _HOMES = {
     "use_cpu_cores": "population",
 }
 
-__all__ = sorted(_HOMES)  # noqa: PLE0605
+__all__ = [
+    "DSA",
+    "Distilled",
+    "Execution",
+    "InputError",
+    "Protocol",
+    "Result",
+    "Runner",
+    "Settings",
+    "Store",
+    "accuracy",
+    "augmentation_robust_score",
+    "label_robust_score",
+    "load_dataset",
+    "load_distilled",
+    "load_result",
+    "save_distilled",
+    "score",
+    "use_cpu_cores",
+]
 
 if TYPE_CHECKING:
     from ddr_jax.arms import Runner

@@ -16,7 +16,7 @@ from ddr_jax import provenance, teachers
 from ddr_jax.population import Execution, default_execution, train_population
 from ddr_jax.protocol import Protocol
 from ddr_jax.store import Store, identity
-from ddr_jax.train import TEST_BATCH, Program, Student, TestData, TrainingData
+from ddr_jax.train import TEST_BATCH, HeldOut, Program, Student, TrainingData
 from ddr_jax.types import ArmTable, RealData, Split, fingerprint
 
 
@@ -116,7 +116,7 @@ def train_arms(arms: Sequence[Arm], real: RealData, *, key: jax.Array, runner: R
     and on `real.validation` where there is one.
     """
     execution = runner.execution or default_execution()
-    tests, splits = _test_data(real)
+    tests, splits = _held_out(real)
     facts = {
         "tests": [fingerprint(split.images, split.labels) for split in _splits(real).values()],
         "key": provenance.key_facts(key),
@@ -199,13 +199,18 @@ def _train_group(group, key, tests, splits, execution, runner, keep):
 
     report(0)
     outcomes = train_population(
-        program, protocol.test_epochs, students, data, tests, execution=execution, keep=keep, on_progress=report
+        program,
+        protocol.test_epochs,
+        students,
+        data,
+        tests,
+        execution=execution,
+        keep=keep,
+        on_progress=report,
     )
     for outcome in outcomes:
         for i, position in enumerate(outcome.students):
-            record = {
-                name: (outcome.hits[i, :, n] / size).tolist() for n, (name, size) in enumerate(splits.items())
-            }
+            record = {name: (outcome.hits[i, :, n] / size).tolist() for n, (name, size) in enumerate(splits.items())}
             record["diverged"] = bool(outcome.diverged[i])
             variables = jax.tree.map(lambda leaf: leaf[i], outcome.variables) if keep else None  # noqa: B023
             job = group[position]
@@ -264,7 +269,7 @@ def _splits(real: RealData) -> dict[str, Split]:
     return {name: split for name, split in splits.items() if split is not None}
 
 
-def _test_data(real: RealData) -> tuple[TestData, dict[str, int]]:
+def _held_out(real: RealData) -> tuple[HeldOut, dict[str, int]]:
     """All images to test on as one padded array, and the size of each split."""
     splits = _splits(real)
     sizes = {name: len(split) for name, split in splits.items()}
@@ -272,7 +277,7 @@ def _test_data(real: RealData) -> tuple[TestData, dict[str, int]]:
     images = np.concatenate([split.images for split in splits.values()])
     labels = np.concatenate([split.labels for split in splits.values()])
     owner = np.repeat(np.arange(len(splits) + 1), [*sizes.values(), spare])
-    tests = TestData(
+    tests = HeldOut(
         images=np.pad(images, [(0, spare)] + [(0, 0)] * (images.ndim - 1)),
         labels=np.pad(labels, (0, spare)),
         splits=owner == np.arange(len(splits))[:, None],

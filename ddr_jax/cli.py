@@ -22,10 +22,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from tyro.conf import Positional
 
 from ddr_jax import datasets, demo, distilled, report
+from ddr_jax.files import check_writable
 from ddr_jax.protocol import DSA, REAL_EPOCHS, Protocol
 from ddr_jax.protocol import real as real_protocol_of
 from ddr_jax.result import Settings
-from ddr_jax.types import InputError, InputWarning, RealData
+from ddr_jax.types import InputError, InputWarning, RealData, nearest
 
 PROTOCOL_OPTIONS = (
     *("student", "width", "epochs", "batch_size", "optimizer", "lr", "weight_decay", "momentum", "schedule"),
@@ -162,24 +163,36 @@ COMMANDS: dict[str, type[Running]] = {"demo": Demo, "lrs": Lrs, "ars": Ars, "acc
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns 0, or 2 after a message on standard error if the caller made a mistake."""
-    command = tyro.extras.subcommand_cli_from_dict(
-        COMMANDS,
-        prog="ddr-jax",
-        description="Robust scores for distilled datasets (DD-Ranking, arXiv 2505.13300).",
-        args=arguments,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
-    )
     warnings.showwarning = _show_warning
     try:
-        _run(command)
+        _run(_parse(list(sys.argv[1:] if arguments is None else arguments)))
     except InputError as error:
         print(f"ddr-jax: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        kept = f"finished students are kept in {command.cache}" if command.store else "nothing was kept"
-        print(f"ddr-jax: interrupted; {kept}", file=sys.stderr)
+        print("ddr-jax: interrupted; finished students are in the cache, if it is on", file=sys.stderr)
         return 130
     return 0
+
+
+def _parse(arguments: list[str]) -> Running:
+    """The command and its options; tyro answers requests for help, and most mistakes, and exits."""
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
+    if not arguments or arguments[0].startswith("-"):
+        about = "Robust scores for distilled datasets (DD-Ranking, arXiv 2505.13300)."
+        return tyro.extras.subcommand_cli_from_dict(
+            COMMANDS, prog="ddr-jax", description=about, args=arguments, config=config
+        )
+    name, *rest = arguments
+    if name not in COMMANDS:
+        raise InputError(f"Unknown command {name!r}: {nearest(name, COMMANDS)}")
+    command, unknown = tyro.cli(
+        COMMANDS[name], prog=f"ddr-jax {name}", args=rest, config=config, return_unknown_args=True
+    )
+    for option in unknown:
+        known = ["--" + f.name.replace("_", "-") for f in dataclasses.fields(command)]
+        raise InputError(f"Unknown option {option!r}: {nearest(option, known)}")
+    return command
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
@@ -216,7 +229,7 @@ def _run(command: Running) -> None:
 
 
 def _out_file(command: Running) -> Path:
-    """Where the result goes, once it is sure that it can be written."""
+    """Where the result goes, once it is sure that it, and the cache, can be written."""
     name = type(command).__name__.lower()
     sets = command.sets if isinstance(command, Evaluation) else ()
     out = command.out or Path("results", "-".join([name, *(path.stem for path in sets[:1])]) + ".json")
@@ -224,9 +237,9 @@ def _out_file(command: Running) -> Path:
         raise InputError(f"--out is {out}; expected a name that ends in .json (the picture takes .png beside it)")
     if out.is_dir():
         raise InputError(f"--out is {out}, which is a folder; name a file in it")
-    nearest = next(folder for folder in out.absolute().parents if folder.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise InputError(f"Cannot write {out}: {nearest} is not a folder that you may write to; choose another --out")
+    check_writable(out.parent)
+    if command.store:
+        check_writable(command.cache)
     return out
 
 
@@ -278,7 +291,12 @@ def _start_jax(command: Running) -> None:
 @contextlib.contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
     """A bar per population on standard error: arms, student-epochs, time left; gives the callback that moves it."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("student-epochs"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("student-epochs"),
+    )
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
         tasks: dict[tuple[str, int], TaskID] = {}
 

@@ -107,8 +107,7 @@ def without_validation(real: RealData) -> RealData:
     if real.validation is None:
         return real
     images, labels = (
-        np.concatenate([getattr(real.train, field), getattr(real.validation, field)])
-        for field in ("images", "labels")
+        np.concatenate([getattr(real.train, field), getattr(real.validation, field)]) for field in ("images", "labels")
     )
     return replace(real, train=Split(images, labels), validation=None)
 
@@ -180,15 +179,11 @@ def class_indices(labels: np.ndarray, where: str) -> np.ndarray:
     if labels.dtype.kind not in "iu":
         raise InputError(f"{where}: labels must be whole numbers (class indices), got {labels.dtype} values")
     if labels.size and (labels.min() < 0 or labels.max() > np.iinfo(np.int32).max):
-        raise InputError(
-            f"{where}: labels must count classes from 0, got values from {labels.min()} to {labels.max()}"
-        )
+        raise InputError(f"{where}: labels must count classes from 0, got values from {labels.min()} to {labels.max()}")
     return labels.astype(np.int32)
 
 
-def channel_constants(
-    mean: np.ndarray, std: np.ndarray, channels: int, where: str
-) -> tuple[np.ndarray, np.ndarray]:
+def channel_constants(mean: np.ndarray, std: np.ndarray, channels: int, where: str) -> tuple[np.ndarray, np.ndarray]:
     """`mean` and `std` as (K,) float32; raises `InputError` unless they fit pixels in [0, 1]."""
     mean, std = np.asarray(mean, np.float32).ravel(), np.asarray(std, np.float32).ravel()
     if not len(mean) == len(std) == channels:
@@ -236,7 +231,7 @@ def _known_by_stem(stem: str) -> _Known | None:
 def _known_by_content(splits: dict[str, Split], where: str) -> _Known | None:
     """The published dataset whose sizes and mean pixel these are, whatever the file is called."""
     images = splits["train"].images
-    total = len(images) + len(splits["validation"] if "validation" in splits else ())
+    total = len(images) + len(splits.get("validation", ()))
     for name, known in _KNOWN.items():
         if (total, len(splits["test"])) != (known.train, known.test) or images.shape[-1] != len(known.mean):
             continue
@@ -266,9 +261,7 @@ def _real_data(name: str, raw: dict[str, np.ndarray], where: str, known: _Known 
     for split in splits.values():
         normalise(split.images, mean, std)
     flips = bool(raw["flips"]) if "flips" in raw else known is None or known.flips
-    return RealData(
-        name, splits["train"], splits.get("validation"), splits["test"], mean, std, num_classes, flips
-    )
+    return RealData(name, splits["train"], splits.get("validation"), splits["test"], mean, std, num_classes, flips)
 
 
 def _white(raw: dict[str, np.ndarray], where: str) -> int:
@@ -284,9 +277,7 @@ def _pixels(images: np.ndarray, white: int, where: str) -> np.ndarray:
     if images.ndim == 4 and images.shape[-1] not in (1, 3) and images.shape[1] in (1, 3):
         images = images.transpose(0, 2, 3, 1)
     if images.ndim != 4 or images.shape[-1] not in (1, 3):
-        raise InputError(
-            f"{where}: images must be (N, H, W), (N, H, W, 1) or (N, H, W, 3), got shape {images.shape}"
-        )
+        raise InputError(f"{where}: images must be (N, H, W), (N, H, W, 1) or (N, H, W, 3), got shape {images.shape}")
     if not images.size:
         raise InputError(f"{where}: no images (shape {images.shape})")
     if images.dtype != np.uint8 and images.dtype.kind != "f":
@@ -324,9 +315,7 @@ def _check_classes(splits: dict[str, Split], where: str) -> int:
                 f"{where}: images of {name} are {split.images.shape[1:]}, of train {train.images.shape[1:]}"
             )
         if split.labels.max() > classes[-1]:
-            raise InputError(
-                f"{where}: {name} has label {split.labels.max()}, which train lacks (0 to {classes[-1]})"
-            )
+            raise InputError(f"{where}: {name} has label {split.labels.max()}, which train lacks (0 to {classes[-1]})")
     return len(classes)
 
 
@@ -416,8 +405,7 @@ def _read_tfds(folder: Path, split: str, count: int) -> tuple[np.ndarray, np.nda
     source = tfds.builder_from_directory(folder).as_data_source(split, file_format="array_record")
     if len(source) != count:
         raise InputError(
-            f"{folder}: {split} holds {len(source)} images instead of {count}; delete the folder and prepare "
-            "it again"
+            f"{folder}: {split} holds {len(source)} images instead of {count}; delete the folder and prepare it again"
         )
     records = [(record["image"], record["label"]) for record in source]
     images, labels = zip(*records, strict=True)

@@ -5,6 +5,7 @@ Letters as in `ddr_jax.types`, and R here for the runs (repetitions of a method)
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from collections import Counter
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ddr_jax.datasets import channel_constants, class_indices, normalise, read_npz
+from ddr_jax.files import write_atomically
 from ddr_jax.types import DistilledSets, InputError, InputWarning, RealData, nearest
 
 SPACES = ("pixels", "normalised")
@@ -71,8 +73,7 @@ def load_distilled(
     stems = Counter(path.stem for path in paths)
     said = {"space": space, "layout": layout, "soft": soft}
     return tuple(
-        _load(path, path.stem if stems[path.stem] == 1 else path.with_suffix("").as_posix(), said)
-        for path in paths
+        _load(path, path.stem if stems[path.stem] == 1 else path.with_suffix("").as_posix(), said) for path in paths
     )
 
 
@@ -123,16 +124,9 @@ def save_distilled(
     content = Distilled(path.stem, images, labels, soft_labels, space, "NHWC", soft, mean, std)
     _with_runs(content)
     arrays = {key: getattr(content, key) for key in ("images", *_ARRAYS, *_DECLARATIONS)}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            np.savez_compressed(file, **{key: value for key, value in arrays.items() if value is not None})
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{key: value for key, value in arrays.items() if value is not None})
+    write_atomically(path, buffer.getvalue())
 
 
 # One file
@@ -172,8 +166,7 @@ def _labels_with_runs(file: Distilled, field: str, shape: tuple[int, int], ndim:
     if labels.ndim != ndim or labels.shape[:2] != shape:
         form = "(N,) or (runs, N)" if field == "labels" else "(N, classes) or (runs, N, classes)"
         raise InputError(
-            f"{file.name}: {shape[0]} run(s) of {shape[1]} images need {field} of shape {form}, "
-            f"got {given.shape}"
+            f"{file.name}: {shape[0]} run(s) of {shape[1]} images need {field} of shape {form}, got {given.shape}"
         )
     return labels
 
@@ -272,9 +265,7 @@ def _guess_space(file: Distilled, low: float, high: float, values: str) -> str:
         _warn(f"{file.name}: images do not say their space; {values} are taken for pixels: declare it")
         return "pixels"
     if low >= 0 and high > 20:
-        raise InputError(
-            f"{file.name}: images have {values}, as if pixels were 0..255; store uint8, or divide by 255"
-        )
+        raise InputError(f"{file.name}: images have {values}, as if pixels were 0..255; store uint8, or divide by 255")
     raise InputError(
         f"{file.name}: images have {values}, which could be pixels or normalised; declare the space "
         "(--space pixels or --space normalised)"
@@ -314,9 +305,7 @@ def _soft_labels(file: Distilled, num_classes: int) -> np.ndarray:
     """Logits (R, N, C) float32."""
     stored = file.soft_labels
     if stored.shape[-1] != num_classes:
-        raise InputError(
-            f"{file.name}: soft labels have {stored.shape[-1]} classes, the real data has {num_classes}"
-        )
+        raise InputError(f"{file.name}: soft labels have {stored.shape[-1]} classes, the real data has {num_classes}")
     if stored.dtype.kind not in "fiu":
         raise InputError(f"{file.name}: soft labels must be numbers, got {stored.dtype}")
     _check_finite(stored, "soft labels", file.name)
@@ -353,9 +342,7 @@ def _check_alike(names: list[str], ready: list[tuple], num_classes: int) -> None
                 "together share a random baseline; score these in separate calls"
             )
         if has_soft != soft[0]:
-            raise InputError(
-                f"of {names[0]} and {name} only one has soft labels; score them in separate calls"
-            )
+            raise InputError(f"of {names[0]} and {name} only one has soft labels; score them in separate calls")
     _check_balance(names, counts[0])
 
 

@@ -87,7 +87,12 @@ def augmentation_robust_score(
 
 
 def score(
-    sets: Sets, real: RealData, settings: Settings, *, key: jax.Array | None = None, runner: Runner | None = None
+    sets: Sets,
+    real: RealData,
+    settings: Settings,
+    *,
+    key: jax.Array | None = None,
+    runner: Runner | None = None,
 ) -> Result:
     """Any of the scores in one evaluation, whose arms share students wherever they agree.
 

@@ -39,9 +39,7 @@ def t_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     return Interval(mean, mean - half, mean + half, n)
 
 
-def bootstrap_interval(
-    values: ArrayLike, seed: int, level: float = 0.95, resamples: int = 10_000
-) -> Interval:
+def bootstrap_interval(values: ArrayLike, seed: int, level: float = 0.95, resamples: int = 10_000) -> Interval:
     """Bias-corrected and accelerated (BCa) bootstrap interval of the mean of values (..., n).
 
     Every leading entry sees the same resamples, drawn from `seed`, so its interval depends on no other entry.

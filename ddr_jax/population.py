@@ -23,7 +23,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
 from ddr_jax import train
-from ddr_jax.train import Program, State, Student, TestData, TrainingData
+from ddr_jax.train import HeldOut, Program, State, Student, TrainingData
 from ddr_jax.types import InputError, nearest
 
 MODES = ("serial", "vmap")
@@ -95,7 +95,7 @@ def train_population(
     test_epochs: tuple[int, ...],
     students: Student,
     data: TrainingData,
-    tests: TestData,
+    tests: HeldOut,
     *,
     execution: Execution,
     keep: bool = False,

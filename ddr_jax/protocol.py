@@ -36,6 +36,12 @@ class DSA:
     crop: float = 0.125  # shift, as a share of the side
     cutout: float = 0.5  # side of the hole, as a share of the side
 
+    def __post_init__(self) -> None:
+        if not self.operations:
+            raise InputError(f"DSA has no operations: name some of {', '.join(OPERATIONS)}")
+        for operation in self.operations:
+            _check_choice("DSA operation", operation, OPERATIONS)
+
     @classmethod
     def for_classes(cls, flips: bool) -> DSA:
         """Every operation, without the flip where a mirrored image may be of another class (`flips` false)."""
@@ -46,15 +52,9 @@ class DSA:
         """Reads the DSA paper's strategy string, operations joined by underscores: ``color_crop_cutout``.
 
         Raises:
-            InputError: if an operation is unknown or none is named.
+            InputError: if an operation is unknown.
         """
-        named = strategy.split("_")
-        for operation in named:
-            if operation not in OPERATIONS:
-                raise InputError(
-                    f"Unknown DSA operation {operation!r} in {strategy!r}: {nearest(operation, OPERATIONS)}"
-                )
-        return cls(operations=tuple(o for o in OPERATIONS if o in named))
+        return cls(operations=tuple(strategy.split("_")))
 
 
 @dataclass(frozen=True)

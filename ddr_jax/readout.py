@@ -9,7 +9,6 @@ import numpy as np
 from ddr_jax.types import ArmTable, InputError
 
 
-
 @dataclass(frozen=True)
 class Reading:
     """What counts of an arm: accuracy (D, S) float64 fractions and rate (D, S), the position in the table's `lrs`."""

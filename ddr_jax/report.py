@@ -12,14 +12,24 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from ddr_jax.files import write_atomically
 from ddr_jax.intervals import Interval
-from ddr_jax.store import write_atomically
 from ddr_jax.types import DistilledSets, RealData
 
 if TYPE_CHECKING:
     from ddr_jax.result import Result
 
-ARMS = ("real-hard", "teacher", "syn-hard", "syn-any", "rdm-any", "syn-aug", "rdm-aug", "syn-noaug", "rdm-noaug")
+ARMS = (
+    "real-hard",
+    "teacher",
+    "syn-hard",
+    "syn-any",
+    "rdm-any",
+    "syn-aug",
+    "rdm-aug",
+    "syn-noaug",
+    "rdm-noaug",
+)
 MEANINGS = {
     "accuracy": "accuracy of students of the set",
     "hlr": "hard label recovery, lower is better",

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from ddr_jax import metrics, report
+from ddr_jax.files import write_atomically
 from ddr_jax.intervals import Interval, bootstrap_interval, t_interval
 from ddr_jax.protocol import DSA, Protocol
 from ddr_jax.protocol import real as default_real_protocol
 from ddr_jax.readout import Reading, read
-from ddr_jax.store import write_atomically
 from ddr_jax.types import ArmTable, InputError, nearest
 
 FORMAT = 1

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddr_jax.types import InputError, InputWarning
+from ddr_jax.files import write_atomically
+from ddr_jax.types import InputWarning
 
 
 def identity(facts: dict[str, Any]) -> str:
@@ -24,30 +23,12 @@ def identity(facts: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file so that a reader, or a crash, sees the old content or the new, never a part.
-
-    Raises:
-        InputError: if the folder cannot be made or written to.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise InputError(f"Cannot write {path}: {error.strerror}; choose another place") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(draft).chmod(0o644)
-        Path(draft).replace(path)
-    except OSError as error:
-        Path(draft).unlink(missing_ok=True)
-        raise InputError(f"Cannot write {path}: {error.strerror}; choose another place") from error
-
-
 @dataclass(frozen=True)
 class Store:
-    """A folder of finished students: ``students/<identity>.json`` and, for teachers, ``weights/<identity>.safetensors``."""
+    """A folder of finished students: ``students/<identity>.json``, and of teachers ``weights/<identity>.safetensors``.
+
+    Its files may be deleted at any time; what is missing is trained anew.
+    """
 
     folder: Path
 

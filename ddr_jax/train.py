@@ -87,10 +87,10 @@ class TrainingData(NamedTuple):
     teachers: Any = None
 
 
-class TestData(NamedTuple):
-    """What students are tested on: images (M, H, W, K), labels (M,), and which images each split holds.
+class HeldOut(NamedTuple):
+    """What no student trains on and all are tested on: images (M, H, W, K), labels (M,), splits (splits, M) bool.
 
-    `splits` (splits, M) bool; padding, which makes M a multiple of `TEST_BATCH`, is in no split.
+    `splits` says which images each split holds; padding, which makes M a multiple of `TEST_BATCH`, is in none.
     """
 
     images: jax.Array
@@ -143,9 +143,7 @@ def train_step(
     """One step on the images at `index` (B,), augmented with `key`."""
     images = data.images[student.images, index]
     if program.augment is not None:
-        images = jax.lax.cond(
-            student.augment, lambda x: augment.dsa(key, x, program.augment), lambda x: x, images
-        )
+        images = jax.lax.cond(student.augment, lambda x: augment.dsa(key, x, program.augment), lambda x: x, images)
     if program.teacher is None:
         targets = data.targets[student.targets, index]
     else:
@@ -163,7 +161,7 @@ def train_step(
     return State({**variables, "params": params}, opt_state)
 
 
-def test(program: Program, state: State, data: TestData) -> tuple[jax.Array, jax.Array]:
+def test(program: Program, state: State, data: HeldOut) -> tuple[jax.Array, jax.Array]:
     """How many images of each split are classified right (splits,) int32, and whether any weight is not finite."""
 
     def correct(batch):

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+MANY = 12  # names that an error message lists beside a near one, at most
+
 
 class InputError(ValueError):
     """A mistake of the caller's: its message says what was wrong, where, and what to do.
@@ -102,12 +104,13 @@ class ArmTable:
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """The end of an error message about an unknown name: the nearest valid one, and all of them."""
+    """The end of an error message about an unknown name: the nearest valid one, and all of them unless too many."""
     valid = list(valid)
     folded = {v.lower(): v for v in valid}
     close = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.4)
-    hint = f"did you mean {folded[close[0]]!r}? " if close else ""
-    return f"{hint}Valid: {', '.join(valid)}"
+    hint = f"did you mean {folded[close[0]]!r}?" if close else ""
+    listed = "" if close and len(valid) > MANY else f"Valid: {', '.join(valid)}"
+    return " ".join(filter(None, (hint, listed)))
 
 
 def fingerprint(*arrays: np.ndarray) -> str:

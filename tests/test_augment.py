@@ -53,7 +53,7 @@ class TestOperationsAgainstTheOriginal(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True)
     def test_same_key_gives_the_same_batch_and_another_key_another(self):
         images = _images(8, 8, 8, 3)
-        augmented = self.variant(lambda key: augment.dsa(key, images, DSA(operations=("rotate", "color"))))
+        augmented = self.variant(lambda key: augment.dsa(key, images, DSA(operations=("color",))))
         first, again, other = (augmented(jax.random.key(seed)) for seed in (3, 3, 4))
         chex.assert_trees_all_equal(first, again)
         assert np.abs(first - other).max() > 0.1
@@ -92,13 +92,12 @@ def test_batch_gets_one_operation_and_each_equally_often():
     assert (abs(counts - 200) < 4 * 12.9).all()
 
 
-@pytest.mark.parametrize("operation", protocol.OPERATIONS)
-def test_vmapped_batch_equals_lone_batch(operation):
-    images, keys = _images(3, 5, 9, 6, 2), jax.random.split(jax.random.key(1), 3)
-    config = _only(operation)
-    together = jax.jit(jax.vmap(lambda key, x: augment.dsa(key, x, config)))(keys, images)
-    alone = [_dsa(key, x, config) for key, x in zip(keys, images, strict=True)]
-    chex.assert_trees_all_close(together, jnp.stack(alone), atol=1e-5)
+def test_vmapped_batch_equals_lone_batch():
+    # enough keys for every operation to come up
+    images, keys = _images(24, 5, 9, 6, 2), jax.random.split(jax.random.key(1), 24)
+    together = jax.jit(jax.vmap(lambda key, x: augment.dsa(key, x, DSA())))(keys, images)
+    alone = [_dsa(key, x, DSA()) for key, x in zip(keys, images, strict=True)]
+    chex.assert_trees_all_close(together, np.stack(alone), atol=1e-5)
 
 
 @pytest.mark.parametrize("operation", protocol.OPERATIONS)
@@ -110,17 +109,20 @@ def test_every_image_of_a_batch_has_its_own_draws(operation):
 
 
 @pytest.mark.parametrize(("shape", "dtype"), [((4, 28, 28, 1), jnp.float32), ((2, 7, 1, 3), jnp.bfloat16)])
-@pytest.mark.parametrize("operation", protocol.OPERATIONS)
-def test_any_shape_and_dtype_is_kept_with_finite_values_and_gradients(operation, shape, dtype):
+def test_any_shape_and_dtype_is_kept_with_finite_values_and_gradients(shape, dtype):
     images = _images(*shape).astype(dtype)
 
-    def total(x):
+    def total(x, operation):
         augmented = augment.dsa(jax.random.key(3), x, _only(operation))
         chex.assert_equal_shape([augmented, images])
         chex.assert_type(augmented, dtype)
         return augmented.sum()
 
-    chex.assert_tree_all_finite(jax.jit(jax.value_and_grad(total))(images))
+    @jax.jit
+    def by_operation(x):
+        return {name: jax.value_and_grad(total)(x, name) for name in protocol.OPERATIONS}
+
+    chex.assert_tree_all_finite(by_operation(images))
 
 
 def test_saturation_leaves_one_channel_as_it_is():

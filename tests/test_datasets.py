@@ -196,9 +196,7 @@ def test_missing_file_offers_the_nearest_one(saved):
         load_dataset(path.parent / "absent" / "cifar.npz")
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda raw: raw[: len(raw) // 2], lambda raw: b"", lambda raw: b"x" * 100]
-)
+@pytest.mark.parametrize("damage", [lambda raw: raw[: len(raw) // 2], lambda raw: b"", lambda raw: b"x" * 100])
 def test_file_that_is_no_npz_is_refused(saved, damage):
     path = saved()
     path.write_bytes(damage(path.read_bytes()))
@@ -274,9 +272,7 @@ def test_without_validation_train_has_all_images():
     merged = without_validation(with_validation(real))
     assert merged.validation is None
     assert len(merged.train.images) == 30
-    np.testing.assert_array_equal(
-        merged.train.labels, real.train.labels[merged.train.images.ravel().astype(int)]
-    )
+    np.testing.assert_array_equal(merged.train.labels, real.train.labels[merged.train.images.ravel().astype(int)])
     assert without_validation(real) is real
 
 

@@ -174,9 +174,7 @@ def test_layout_that_contradicts_the_shape_is_refused():
 def test_images_that_are_not_finite_are_refused(value):
     images = np.stack([IMAGES, IMAGES])
     images[1, 2, 3, 4, 0] = images[1, 4, 0, 0, 0] = value
-    with pytest.raises(
-        InputError, match=r"made: images hold NaN or infinity 2 times, first at \(1, 2, 3, 4, 0\)"
-    ):
+    with pytest.raises(InputError, match=r"made: images hold NaN or infinity 2 times, first at \(1, 2, 3, 4, 0\)"):
         prepare(made(images, np.stack([LABELS] * 2)), REAL)
 
 
@@ -241,9 +239,7 @@ def test_pixels_slightly_outside_their_range_are_used_with_a_warning():
 
 
 def test_normalised_images_that_look_like_pixels_give_a_warning():
-    with pytest.warns(
-        InputWarning, match="made: declares normalised images, but.*from 0 to 1, as pixels have"
-    ):
+    with pytest.warns(InputWarning, match="made: declares normalised images, but.*from 0 to 1, as pixels have"):
         sets = prepare(made(PIXELS, space="normalised"), REAL)
     np.testing.assert_array_equal(sets.images[0], PIXELS)
 
@@ -307,9 +303,7 @@ def test_logits_stay_as_they_are(soft):
 
 
 def test_declared_logits_may_look_like_probabilities():
-    np.testing.assert_array_equal(
-        prepare(made(soft_labels=ONE_HOT, soft="logits"), REAL).soft_labels, [ONE_HOT]
-    )
+    np.testing.assert_array_equal(prepare(made(soft_labels=ONE_HOT, soft="logits"), REAL).soft_labels, [ONE_HOT])
 
 
 @pytest.mark.parametrize(

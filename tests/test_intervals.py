@@ -21,9 +21,7 @@ def _coverage(interval, truth):
 def test_t_interval_worked_by_hand():
     # mean 3, s = √2.5 = 1.5811388, t(0.975; 4) = 2.7764451: half = 2.7764451 · 1.5811388 / √5 = 1.9632432
     interval = t_interval([1, 2, 3, 4, 5])
-    np.testing.assert_allclose(
-        [interval.mean, interval.low, interval.high], [3, 1.0367568, 4.9632432], atol=1e-7
-    )
+    np.testing.assert_allclose([interval.mean, interval.low, interval.high], [3, 1.0367568, 4.9632432], atol=1e-7)
     assert interval.n == 5
 
 

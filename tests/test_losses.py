@@ -51,9 +51,7 @@ def test_gradient_with_respect_to_logits_is_that_of_cross_entropy_even_at_zero_p
 
 
 def test_every_gradient_of_kl_is_finite_at_zero_probabilities():
-    gradients = jax.grad(lambda *x: losses.kl_divergence(*x).sum(), argnums=(0, 1, 2))(
-        jnp.asarray(STUDENT), HARD, 1.5
-    )
+    gradients = jax.grad(lambda *x: losses.kl_divergence(*x).sum(), argnums=(0, 1, 2))(jnp.asarray(STUDENT), HARD, 1.5)
     chex.assert_tree_all_finite(gradients)
 
 

@@ -1,7 +1,7 @@
 import pytest
 
-from ddr_jax.store import Store, identity, write_atomically
-from ddr_jax.types import InputError, InputWarning
+from ddr_jax.store import Store, identity
+from ddr_jax.types import InputWarning
 
 
 def test_identity_depends_on_every_fact_and_not_on_their_order():
@@ -27,23 +27,3 @@ def test_a_corrupt_record_is_trained_anew_with_a_warning(tmp_path):
     (tmp_path / "students" / "s.json").write_text('{"rec')
     with pytest.warns(InputWarning, match=r"s\.json is unreadable"):
         assert store.record("s") is None
-
-
-def test_a_failed_write_leaves_the_earlier_file_and_no_draft(tmp_path, monkeypatch):
-    path = tmp_path / "result.json"
-    write_atomically(path, b"earlier")
-
-    def full_disk(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("pathlib.Path.replace", full_disk)
-    with pytest.raises(InputError, match="No space left"):
-        write_atomically(path, b"later")
-    assert path.read_bytes() == b"earlier"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="choose another place"):
-        write_atomically(tmp_path / "file" / "result.json", b"")

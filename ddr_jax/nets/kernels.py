@@ -9,7 +9,6 @@ from __future__ import annotations
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
 # Images whose kernel gradient is one convolution: 10 to 25 stay in the cache, 100 take three times as long.
@@ -50,14 +49,14 @@ fast_conv3x3.defvjp(_conv_forward, _conv_backward)
 def _kernel_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
     """Gradient (3, 3, I, O) with respect to the kernel, summed over chunks of images."""
     size = min(CHUNK, len(x))
-    missing = -len(x) % size
+    whole, left = divmod(len(x), size)
 
-    def chunks(a):
-        filled = jnp.pad(a, ((0, missing), (0, 0), (0, 0), (0, 0)))  # zero images add nothing to the sum
-        return filled.reshape(-1, size, *a.shape[1:])
+    def chunk(start, count):
+        return _chunk_gradient(*(lax.dynamic_slice_in_dim(a, start, count) for a in (x, g)))
 
-    # A sum after a map, not a carried one: a carry of zeros would not vary over a shard_map's mesh.
-    return lax.map(lambda chunk: _chunk_gradient(*chunk), (chunks(x), chunks(g))).sum(0)
+    # Starts from the first chunk, not from zeros: zeros would not vary over the mesh of a shard_map.
+    total = lax.fori_loop(1, whole, lambda i, total: total + chunk(i * size, size), chunk(0, size))
+    return total + chunk(len(x) - left, left) if left else total
 
 
 def _chunk_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
@@ -101,5 +100,5 @@ def average_pool(x: jax.Array) -> jax.Array:
     """Means of 2×2 pixels, an odd last row or column left out: (N, H, W, K) to (N, ⌊H/2⌋, ⌊W/2⌋, K)."""
     # Sums of strided slices: XLA's reduce_window is slower both ways.
     height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
-    rows = x[:, 0:height:2] + x[:, 1:height:2]
-    return (rows[:, :, 0:width:2] + rows[:, :, 1:width:2]) * 0.25
+    a, b, c, d = (x[:, row:height:2, column:width:2] for row in (0, 1) for column in (0, 1))
+    return (a + b + c + d) * 0.25

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -59,27 +58,38 @@ class Linear(nn.Module):
         return x @ kernel + bias
 
 
-class GroupNorm(nn.Module):
-    """Each image's groups of channels to mean 0 and variance 1, then scale and shift (Wu & He 2018).
-
-    `groups` None means one a channel: instance norm.
-    """
-
-    groups: int | None = None
+class InstanceNorm(nn.Module):
+    """Each image's channels to mean 0 and variance 1, then scale and shift (Ulyanov et al. 2016)."""
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Normalise; the mode makes no difference."""
-        channels = x.shape[-1]
-        groups = self.groups or channels
-        scale = self.param("scale", nn.initializers.ones, (channels,))
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
-        grouped = x.reshape(*x.shape[:3], groups, channels // groups)
-        mean, var = (
-            jnp.repeat(moment[..., 0], channels // groups, axis=-1)
-            for moment in kernels.moments(grouped, (1, 2, 4))
-        )
-        return kernels.normalise(x, mean, var, scale, bias)
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        return kernels.normalise(x, *kernels.moments(x, (1, 2)), scale, bias)
+
+
+class GroupNorm(nn.Module):
+    """Each image's four groups of channels to mean 0 and variance 1, then scale and shift (Wu & He 2018)."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Normalise; the mode makes no difference."""
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        return kernels.normalise(x, *group_moments(x, 4), scale, bias)
+
+
+def group_moments(x: jax.Array, groups: int) -> tuple[jax.Array, jax.Array]:
+    """Mean and biased variance of each image's groups of channels, both repeated for each channel (N, 1, 1, K).
+
+    Merged from the channels' own moments: reducing groups of neighbouring channels directly is slower on a CPU.
+    """
+    means, variances = (m.reshape(len(x), groups, -1) for m in kernels.moments(x, (1, 2)))
+    mean = means.mean(-1, keepdims=True)
+    variance = (variances + (means - mean) ** 2).mean(-1, keepdims=True)
+    mean, variance = (jnp.broadcast_to(m, means.shape).reshape(len(x), 1, 1, -1) for m in (mean, variance))
+    return mean, variance
 
 
 class LayerNorm(nn.Module):
@@ -90,7 +100,7 @@ class LayerNorm(nn.Module):
         """Normalise; the mode makes no difference."""
         scale = self.param("scale", nn.initializers.ones, x.shape[1:])
         bias = self.param("bias", nn.initializers.zeros, x.shape[1:])
-        return kernels.normalise(x, *kernels.moments(x, (1, 2, 3)), scale, bias)
+        return kernels.normalise(x, *group_moments(x, 1), scale, bias)
 
 
 class BatchNorm(nn.Module):
@@ -125,13 +135,7 @@ class NoNorm(nn.Module):
         return x
 
 
-NORMS = {
-    "IN": GroupNorm,
-    "BN": BatchNorm,
-    "LN": LayerNorm,
-    "GN": partial(GroupNorm, groups=4),
-    "NN": NoNorm,
-}
+NORMS = {"IN": InstanceNorm, "BN": BatchNorm, "LN": LayerNorm, "GN": GroupNorm, "NN": NoNorm}
 
 
 def make_norm(kind: str, name: str) -> nn.Module:

@@ -26,9 +26,7 @@ def build(name: str, *, num_classes: int, width: int = 128) -> nn.Module:
     if num_classes < 2 or width < 1:
         raise InputError(f"{name} needs num_classes ≥ 2 and width ≥ 1, got {num_classes} and {width}")
     if entry.settings.get("norm") == "GN" and width % 4:
-        raise InputError(
-            f"{name} normalises channels in 4 groups: width must be a multiple of 4, got {width}"
-        )
+        raise InputError(f"{name} has 4 groups of channels: width must be a multiple of 4, got {width}")
     module, _, attribute = entry.target.partition(":")
     return getattr(import_module(module), attribute)(num_classes=num_classes, width=width, **entry.settings)
 
