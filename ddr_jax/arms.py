@@ -16,7 +16,7 @@ from ddr_jax import provenance, teachers
 from ddr_jax.population import Execution, default_execution, train_population
 from ddr_jax.protocol import Protocol
 from ddr_jax.store import Store, identity
-from ddr_jax.train import TEST_BATCH, HeldOut, Program, Student, TrainingData
+from ddr_jax.train import HELD_OUT_MULTIPLE, HeldOut, Program, Student, TrainingData
 from ddr_jax.types import ArmTable, RealData, Split, fingerprint
 
 
@@ -273,7 +273,7 @@ def _held_out(real: RealData) -> tuple[HeldOut, dict[str, int]]:
     """All images to test on as one padded array, and the size of each split."""
     splits = _splits(real)
     sizes = {name: len(split) for name, split in splits.items()}
-    spare = -sum(sizes.values()) % TEST_BATCH
+    spare = -sum(sizes.values()) % HELD_OUT_MULTIPLE
     images = np.concatenate([split.images for split in splits.values()])
     labels = np.concatenate([split.labels for split in splits.values()])
     owner = np.repeat(np.arange(len(splits) + 1), [*sizes.values(), spare])

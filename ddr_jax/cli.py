@@ -18,7 +18,7 @@ from typing import Literal
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from tyro.conf import Positional
 
 from ddr_jax import datasets, demo, distilled, report
@@ -208,6 +208,8 @@ def _run(command: Running) -> None:
     files, real = _inputs(command)
     settings = _settings(command, real.flips)
     sets = distilled.prepare(files, real)
+    for folder in (out.parent, command.cache) if command.store else (out.parent,):
+        check_writable(folder)
     _start_jax(command)
 
     import jax
@@ -222,14 +224,14 @@ def _run(command: Running) -> None:
     picture = out.with_suffix(".png")
     result.save(out)
     report.save_picture(result, sets, real, picture)
-    Console().print(report.tables(result))
+    report.show(result)
     times = result.times
     print(f"{times['students_trained']} students trained, {times['students_reused']} reused, {times['seconds']} s")
     print(f"Result: {out}\nPicture: {picture}")
 
 
 def _out_file(command: Running) -> Path:
-    """Where the result goes, once it is sure that it, and the cache, can be written."""
+    """Where the result goes."""
     name = type(command).__name__.lower()
     sets = command.sets if isinstance(command, Evaluation) else ()
     out = command.out or Path("results", "-".join([name, *(path.stem for path in sets[:1])]) + ".json")
@@ -237,9 +239,6 @@ def _out_file(command: Running) -> Path:
         raise InputError(f"--out is {out}; expected a name that ends in .json (the picture takes .png beside it)")
     if out.is_dir():
         raise InputError(f"--out is {out}, which is a folder; name a file in it")
-    check_writable(out.parent)
-    if command.store:
-        check_writable(command.cache)
     return out
 
 
@@ -291,13 +290,9 @@ def _start_jax(command: Running) -> None:
 @contextlib.contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
     """A bar per population on standard error: arms, student-epochs, time left; gives the callback that moves it."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("student-epochs"),
-    )
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+    done = TextColumn("{task.percentage:3.0f} % of {task.total:,} student-epochs")
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), done, TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
         tasks: dict[tuple[str, int], TaskID] = {}
 
         def advance(label: str, done: int, total: int) -> None:
@@ -306,3 +301,7 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
             progress.advance(tasks[label, total], done)
 
         yield advance
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from ddr_jax.distilled import Distilled, load_distilled
-from ddr_jax.protocol import DSA, Protocol
+from ddr_jax.protocol import DSA, Protocol, real
 from ddr_jax.result import Settings
 
 SET = Path(__file__).parent / "data" / "digits_dm_ipc10.npz"
-PROTOCOL = Protocol(
-    student="ConvNet-3", width=32, epochs=200, lr=(0.01, 0.03, 0.1), augment=DSA.for_classes(flips=False)
-)
+PROTOCOL = Protocol(width=32, epochs=200, lr=(0.03, 0.1, 0.3), augment=DSA.for_classes(flips=False))
+REAL_EPOCHS = 60  # of 1,000 images
 
 
 def distilled_set() -> tuple[Distilled, ...]:
@@ -21,4 +20,4 @@ def distilled_set() -> tuple[Distilled, ...]:
 
 def settings(seeds: int) -> Settings:
     """LRS and ARS with hard labels, DSA and a grid of three rates."""
-    return Settings(scores=("lrs", "ars"), protocol=PROTOCOL, seeds=seeds)
+    return Settings(("lrs", "ars"), PROTOCOL, real(PROTOCOL, REAL_EPOCHS), seeds=seeds)

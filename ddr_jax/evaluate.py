@@ -16,6 +16,7 @@ from ddr_jax.arms import Arm, Finished, Runner, Teachers, TrainingSet, train_arm
 from ddr_jax.distilled import Distilled
 from ddr_jax.population import default_execution
 from ddr_jax.protocol import DSA, Protocol, hard
+from ddr_jax.protocol import real as default_real_protocol
 from ddr_jax.readout import read
 from ddr_jax.result import Result, Settings
 from ddr_jax.types import DistilledSets, InputError, RealData, fingerprint
@@ -35,7 +36,7 @@ def accuracy(
     **options: Any,
 ) -> Result:
     """Test accuracy of students trained on each distilled set; arguments as for `label_robust_score`."""
-    settings = Settings(("accuracy",), protocol or Protocol(), **options)
+    settings = _defaults("accuracy", protocol or Protocol(), options)
     return score(sets, real, settings, key=key, runner=runner)
 
 
@@ -59,13 +60,13 @@ def label_robust_score(
         protocol: of students trained on the sets and on the random baselines; None is `Protocol()`.
         key: the root of all randomness; None is `jax.random.key(0)`.
         runner: store, execution and progress; None keeps nothing and shows nothing.
-        **options: further fields of `result.Settings`: seeds, weight, real_protocol, real_accuracy, teachers,
-            interval, level.
+        **options: further fields of `result.Settings`: seeds, weight, real_protocol (by default
+            `protocol.real(protocol)`), real_accuracy, teachers, interval, level.
 
     Raises:
         InputError: if a setting is out of range, or the sets do not fit the real data (see `distilled.prepare`).
     """
-    settings = Settings(("lrs",), protocol or Protocol(), **options)
+    settings = _defaults("lrs", protocol or Protocol(), options)
     return score(sets, real, settings, key=key, runner=runner)
 
 
@@ -82,8 +83,12 @@ def augmentation_robust_score(
 
     None as protocol is `Protocol` with DSA, without flips where they change a class.
     """
-    settings = Settings(("ars",), protocol or Protocol(augment=DSA.for_classes(real.flips)), **options)
+    settings = _defaults("ars", protocol or Protocol(augment=DSA.for_classes(real.flips)), options)
     return score(sets, real, settings, key=key, runner=runner)
+
+
+def _defaults(asked: str, protocol: Protocol, options: dict[str, Any]) -> Settings:
+    return Settings((asked,), protocol, **{"real_protocol": default_real_protocol(protocol)} | options)
 
 
 def score(
@@ -253,7 +258,12 @@ def _describe(sets: DistilledSets, real: RealData) -> dict[str, Any]:
     }
     parts = [sets.images, sets.labels] + ([] if sets.soft_labels is None else [sets.soft_labels])
     described = [
-        {"name": name, "images": sets.images.shape[1], "digest": fingerprint(*(part[d] for part in parts))}
+        {
+            "name": name,
+            "images": sets.images.shape[1],
+            "label_order": "by class" if (np.diff(sets.labels[d]) >= 0).all() else "mixed",
+            "digest": fingerprint(*(part[d] for part in parts)),
+        }
         for d, name in enumerate(sets.names)
     ]
     return {"real": {"name": real.name, "splits": real_splits}, "sets": described}

@@ -36,21 +36,30 @@ OnProgress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Execution:
-    """How a population runs: `mode`, students per device and call (`chunk`), and how many devices at most.
+    """How a population runs.
+
+    Attributes:
+        mode: one of `MODES`.
+        chunk: students per device and call.
+        devices: how many to use at most; None uses all local ones.
+        test_batch: images per forward pass of a test.
 
     Raises:
-        InputError: if the mode is unknown, a number is below one, or serial students are to share a call.
+        InputError: if the mode is unknown, a number is out of range, or serial students are to share a call.
     """
 
     mode: str
     chunk: int = 1
-    devices: int | None = None  # None: all local ones
+    devices: int | None = None
+    test_batch: int = 256
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise InputError(f"Unknown execution mode {self.mode!r}: {nearest(self.mode, MODES)}")
         if self.chunk < 1 or (self.devices is not None and self.devices < 1):
             raise InputError(f"chunk is {self.chunk} and devices {self.devices}; expected 1 or more")
+        if self.test_batch < 1 or train.HELD_OUT_MULTIPLE % self.test_batch:
+            raise InputError(f"test_batch is {self.test_batch}; expected a divisor of {train.HELD_OUT_MULTIPLE}")
         if self.mode == "serial" and self.chunk != 1:
             raise InputError(
                 f"chunk is {self.chunk}, but serial execution trains one student per device at a time: "
@@ -59,8 +68,10 @@ class Execution:
 
 
 def default_execution() -> Execution:
-    """Serial on CPUs, where vmapped convolutions were measured slower; vmapped elsewhere."""
-    return Execution("serial") if jax.default_backend() == "cpu" else Execution("vmap", VMAP_CHUNK)
+    """Serial with small test batches on CPUs, as experiments/step_time.md measured; vmapped elsewhere, not measured."""
+    if jax.default_backend() == "cpu":
+        return Execution("serial", test_batch=32)
+    return Execution("vmap", VMAP_CHUNK)
 
 
 def use_cpu_cores(cores: int) -> None:
@@ -110,7 +121,7 @@ def train_population(
     """
     count = len(students.images)
     devices = tuple(jax.local_devices()[: execution.devices][:count])
-    run = _compiled(program, execution.mode, devices)
+    run = _compiled(program, execution.mode, execution.test_batch, devices)
     data, tests = run.everywhere(data), run.everywhere(tests)
     calls = -(-count // (len(devices) * execution.chunk))
     group = len(devices) * -(-count // (len(devices) * calls))
@@ -156,7 +167,7 @@ class _Run:
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(program: Program, mode: str, devices: tuple[jax.Device, ...]) -> _Run:
+def _compiled(program: Program, mode: str, test_batch: int, devices: tuple[jax.Device, ...]) -> _Run:
     mesh = Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
     def spread(function, batched):
@@ -172,7 +183,7 @@ def _compiled(program: Program, mode: str, devices: tuple[jax.Device, ...]) -> _
         return train.train_epochs(program, state, students, data, first, last)
 
     def test(state, tests):
-        return train.test(program, state, tests)
+        return train.test(program, state, tests, test_batch)
 
     def place(spec):
         return lambda tree: jax.device_put(tree, NamedSharding(mesh, spec))

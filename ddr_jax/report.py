@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,14 +39,24 @@ MEANINGS = {
     "ars": "augmentation-robust score, 0 to 1, higher is better",
 }
 COLOURS = {"real": "#7a7a7a", "teacher": "#a3a3a3", "syn": "#2f6f9f", "rdm": "#d08a3c"}
+WIDTH = 120  # characters, where there is no terminal to ask
 CLASSES_SHOWN, IMAGES_SHOWN = 10, 10  # rows and columns of the picture's images at most
 
 
 def text(result: Result) -> str:
-    """The tables as plain text, 110 characters wide."""
-    console = Console(file=io.StringIO(), width=110, color_system=None)
-    console.print(tables(result))
-    return console.file.getvalue().rstrip()
+    """The tables as plain text."""
+    buffer = io.StringIO()
+    Console(file=buffer, width=WIDTH, color_system=None).print(tables(result))
+    return "\n".join(line.rstrip() for line in buffer.getvalue().rstrip().splitlines())
+
+
+def show(result: Result) -> None:
+    """Prints the tables: as wide as the terminal, or as `text` into a file or a pipe."""
+    console = Console()
+    if console.is_terminal:
+        console.print(tables(result))
+    else:
+        print(text(result))
 
 
 def tables(result: Result) -> Group:
@@ -92,8 +103,9 @@ def _arms_table(result: Result) -> Table:
 def _scores_table(result: Result) -> Table:
     table = _table("Scores", ("score", "set", "mean", _level(result), "n", "meaning"))
     for name, summary in result.scores.items():
-        for where, interval in _by_set(summary.sets, summary.overall):
-            table.add_row(*map(Text, (name.upper(), where, *_cells(interval), MEANINGS[name])))
+        for row, (where, interval) in enumerate(_by_set(summary.sets, summary.overall)):
+            cells = (name.upper(), where, *_cells(interval), "" if row else MEANINGS[name])
+            table.add_row(*map(Text, cells))
     return table
 
 
@@ -138,20 +150,28 @@ def save_picture(result: Result, sets: DistilledSets, real: RealData, path: Path
 
 
 def _draw_images(axes, sets: DistilledSets, real: RealData) -> None:
-    labels = sets.labels[0]
-    classes = np.unique(labels)[:CLASSES_SHOWN]
-    columns = min(IMAGES_SHOWN, max(np.count_nonzero(labels == c) for c in classes))
+    shown = _shown(sets.labels[0])
     h, w, k = real.image_shape
     gap = max(1, h // 16)
-    sheet = np.ones((len(classes) * (h + gap) - gap, columns * (w + gap) - gap, k))
-    for row, label in enumerate(classes):
-        for column, index in enumerate(np.flatnonzero(labels == label)[:columns]):
-            pixels = sets.images[0, index] * real.std + real.mean
+    sheet = np.ones((len(shown) * (h + gap) - gap, max(map(len, shown)) * (w + gap) - gap, k))
+    for row, positions in enumerate(shown):
+        for column, position in enumerate(positions):
+            pixels = sets.images[0, position] * real.std + real.mean
             top, side = row * (h + gap), column * (w + gap)
             sheet[top : top + h, side : side + w] = np.clip(pixels, 0, 1)
     axes.imshow(sheet.squeeze(-1) if k == 1 else sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axes.set_title(f"{sets.names[0]}, a row per class", fontsize=10)
+    axes.set_title(f"{sets.names[0]}, in order of class", fontsize=10)
     axes.set_axis_off()
+
+
+def _shown(labels: np.ndarray) -> list[np.ndarray]:
+    """Positions of the images to show, by row: a row per class, or a near square where a class has few."""
+    classes = [np.flatnonzero(labels == c)[:IMAGES_SHOWN] for c in np.unique(labels)[:CLASSES_SHOWN]]
+    if max(map(len, classes)) > 2:
+        return classes
+    together = np.concatenate(classes)
+    side = math.ceil(math.sqrt(len(together)))
+    return [together[first : first + side] for first in range(0, len(together), side)]
 
 
 def _draw_arms(axes, result: Result) -> None:

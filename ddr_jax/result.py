@@ -18,7 +18,6 @@ from ddr_jax import metrics, report
 from ddr_jax.files import write_atomically
 from ddr_jax.intervals import Interval, bootstrap_interval, t_interval
 from ddr_jax.protocol import DSA, Protocol
-from ddr_jax.protocol import real as default_real_protocol
 from ddr_jax.readout import Reading, read
 from ddr_jax.types import ArmTable, InputError, nearest
 
@@ -34,7 +33,7 @@ class Settings:
     Attributes:
         scores: some of `SCORES`.
         protocol: of the students of distilled sets and random baselines.
-        real_protocol: of the real-hard students and of teachers; None becomes `protocol.real(protocol)`.
+        real_protocol: of the real-hard students and of teachers.
         real_accuracy: a known real-hard accuracy, a fraction, used instead of training; None trains.
         seeds: students per arm, set and rate.
         key: the PRNG key's implementation and words.
@@ -46,7 +45,7 @@ class Settings:
 
     scores: tuple[str, ...]
     protocol: Protocol
-    real_protocol: Protocol | None = None
+    real_protocol: Protocol
     real_accuracy: float | None = None
     seeds: int = 5
     key: tuple[Any, ...] = ()
@@ -56,8 +55,6 @@ class Settings:
     level: float = 0.95
 
     def __post_init__(self) -> None:
-        if self.real_protocol is None:
-            object.__setattr__(self, "real_protocol", default_real_protocol(self.protocol))
         for name, value, valid in (
             *(("score", score, SCORES) for score in self.scores),
             ("interval", self.interval, INTERVALS),
@@ -67,6 +64,8 @@ class Settings:
         for name, value in (("seeds", self.seeds), ("teachers", self.teachers)):
             if value < 1:
                 raise InputError(f"{name} is {value}; expected 1 or more")
+        if not 0 < self.level < 1:
+            raise InputError(f"level is {self.level}; expected strictly between 0 and 1, such as 0.95")
         if not 0 <= self.weight <= 1:
             raise InputError(f"weight is {self.weight}; expected a number in [0, 1]")
         if self.real_accuracy is not None and not 0 <= self.real_accuracy <= 1:
@@ -202,7 +201,7 @@ class Result:
             "scores": {name: summary.to_json() for name, summary in self.scores.items()},
             "arms": {name: summary.to_json() for name, summary in self.accuracies.items()},
             "diverged": self.diverged,
-            "settings": asdict(self.settings),
+            "settings": json.loads(json.dumps(asdict(self.settings))),  # lists, as they come back from a file
             "data": self.data,
             "environment": self.environment,
             "students": self.rows(),

@@ -18,7 +18,7 @@ from ddr_jax.losses import LOSSES, soften
 from ddr_jax.protocol import DSA, Protocol
 
 INIT, SHUFFLE, AUGMENT = range(3)  # independent streams of a student's randomness
-TEST_BATCH = 256  # images; a multiple of it is what a test pass takes
+HELD_OUT_MULTIPLE = 256  # images; every size of a test batch divides it
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class TrainingData(NamedTuple):
 class HeldOut(NamedTuple):
     """What no student trains on and all are tested on: images (M, H, W, K), labels (M,), splits (splits, M) bool.
 
-    `splits` says which images each split holds; padding, which makes M a multiple of `TEST_BATCH`, is in none.
+    `splits` says which images each split holds; padding, which makes M a multiple of `HELD_OUT_MULTIPLE`, is in none.
     """
 
     images: jax.Array
@@ -161,14 +161,14 @@ def train_step(
     return State({**variables, "params": params}, opt_state)
 
 
-def test(program: Program, state: State, data: HeldOut) -> tuple[jax.Array, jax.Array]:
+def test(program: Program, state: State, data: HeldOut, batch_size: int) -> tuple[jax.Array, jax.Array]:
     """How many images of each split are classified right (splits,) int32, and whether any weight is not finite."""
 
     def correct(batch):
         images, labels = batch
         return nets.apply(program.net, state.variables, images).argmax(-1) == labels
 
-    batches = jax.tree.map(lambda x: x.reshape(-1, TEST_BATCH, *x.shape[1:]), (data.images, data.labels))
+    batches = jax.tree.map(lambda x: x.reshape(-1, batch_size, *x.shape[1:]), (data.images, data.labels))
     hits = jax.lax.map(correct, batches).reshape(-1)
     finite = jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state.variables)]).all()
     return (data.splits & hits).sum(-1, dtype=jnp.int32), ~finite

@@ -94,6 +94,7 @@ def test_vmapped_student_equals_lone_student_to_rounding(trained, together, chun
 
 
 def test_equal_programs_compile_once(real, data, monkeypatch):
+    chex.clear_trace_counter()
     population._compiled.cache_clear()
     monkeypatch.setattr(train, "train_epochs", chex.assert_max_traces(train.train_epochs, n=1))
     tests = _held_out(real)[0]
@@ -118,6 +119,7 @@ def test_progress_adds_up_to_all_students_epochs(real, data):
         (("vmap", 0), "chunk is 0"),
         (("vmap", 5, 0), "devices 0"),
         (("serial", 5), "choose mode 'vmap'"),
+        (("serial", 1, None, 100), "test_batch is 100; expected a divisor of 256"),
     ],
 )
 def test_an_impossible_execution_is_refused(arguments, message):

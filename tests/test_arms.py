@@ -1,0 +1,151 @@
+import dataclasses
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from ddr_jax import train
+from ddr_jax.arms import Arm, Runner, Teachers, TrainingSet, train_arms
+from ddr_jax.protocol import DSA, Protocol
+from ddr_jax.store import Store
+
+PROTOCOL = Protocol(student="ConvNet-1", width=4, epochs=2, lr=(0.01, 0.1), test_every=1)
+KEY = jax.random.key(0)
+
+
+def training_set(name="set", seed=0, count=6) -> TrainingSet:
+    rng = np.random.default_rng(seed)
+    images = rng.normal(size=(count, 8, 8, 1)).astype(np.float32)
+    return TrainingSet(name, images, np.eye(3, dtype=np.float32)[np.arange(count) % 3])
+
+
+def arm(name="syn-any", sets=2, seeds=3, protocol=PROTOCOL, **options) -> Arm:
+    grid = tuple((training_set(f"set{d}", d),) * seeds for d in range(sets))
+    return Arm(name, protocol, grid, **options)
+
+
+def run(arms, real, **runner):
+    return train_arms(arms, real, key=KEY, runner=Runner(**runner))
+
+
+@pytest.fixture(scope="module")
+def finished(real):
+    return run([arm()], real)
+
+
+def test_a_table_has_an_axis_for_sets_rates_seeds_and_test_epochs(finished):
+    table = finished.tables["syn-any"]
+    chex.assert_shape([table.test, table.validation], (2, 2, 3, 2))
+    chex.assert_shape([table.diverged, table.students], (2, 2, 3))
+    assert (table.sets, table.lrs) == (("set0", "set1"), (0.01, 0.1))
+    assert finished.trained == 12
+
+
+def test_accuracies_are_fractions_of_the_splits_images(finished):
+    test = finished.tables["syn-any"].test
+    np.testing.assert_allclose(test * 30, np.rint(test * 30), atol=1e-9)
+    assert test.max() > 1 / 3
+
+
+def test_without_a_validation_split_there_are_no_validation_accuracies(real):
+    table = run([arm(sets=1, seeds=1)], dataclasses.replace(real, validation=None)).tables["syn-any"]
+    assert table.validation is None
+
+
+def test_seeds_sets_and_rates_are_different_students(finished):
+    assert len(set(finished.tables["syn-any"].students.ravel())) == 12
+
+
+def test_arms_that_agree_share_their_students(real):
+    finished = run([arm("syn-any"), arm("syn-hard")], real)
+    assert finished.trained == 12
+    np.testing.assert_array_equal(*(table.students for table in finished.tables.values()))
+    np.testing.assert_array_equal(*(table.test for table in finished.tables.values()))
+
+
+def test_augmented_and_plain_arms_share_a_program(real, monkeypatch):
+    chex.clear_trace_counter()
+    monkeypatch.setattr(train, "train_epochs", chex.assert_max_traces(train.train_epochs, n=1))
+    protocol = dataclasses.replace(PROTOCOL, augment=DSA(rotate=14))
+    finished = run([arm("syn-aug", 1, 1, protocol, augmented=True), arm("syn-noaug", 1, 1, protocol)], real)
+    assert finished.trained == 4
+    assert len(finished.programs) == 1
+    assert not np.array_equal(*(table.students for table in finished.tables.values()))
+
+
+def test_a_student_does_not_depend_on_what_is_trained_beside_it(real, finished):
+    alone = run([arm(sets=1, seeds=1)], real).tables["syn-any"]
+    np.testing.assert_array_equal(alone.test[0, :, 0], finished.tables["syn-any"].test[0, :, 0])
+    np.testing.assert_array_equal(alone.students[0, :, 0], finished.tables["syn-any"].students[0, :, 0])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"momentum": 0.5}, {"weight_decay": 0.0}, {"width": 8}, {"epochs": 3}, {"augment": DSA()}, {"batch_size": 2}],
+    ids=lambda change: next(iter(change)),
+)
+def test_whatever_changes_training_changes_identities(real, finished, change, monkeypatch):
+    monkeypatch.setattr("ddr_jax.arms._train_group", _no_training)
+    other = run([arm(protocol=dataclasses.replace(PROTOCOL, **change))], real).tables["syn-any"]
+    assert not set(other.students.ravel()) & set(finished.tables["syn-any"].students.ravel())
+
+
+def test_another_key_makes_other_students(real, finished, monkeypatch):
+    monkeypatch.setattr("ddr_jax.arms._train_group", _no_training)
+    other = train_arms([arm()], real, key=jax.random.key(1), runner=Runner()).tables["syn-any"]
+    assert not set(other.students.ravel()) & set(finished.tables["syn-any"].students.ravel())
+
+
+def _no_training(group, *_):
+    for job in group:
+        yield job.student, {"test": [0.0], "validation": [0.0], "diverged": False}, None
+
+
+def test_students_in_the_store_are_not_trained_again(real, tmp_path, monkeypatch):
+    first = run([arm(seeds=2)], real, store=Store(tmp_path))
+    assert (first.trained, first.reused) == (8, 0)
+    second = run([arm(seeds=3)], real, store=Store(tmp_path))
+    assert (second.trained, second.reused) == (4, 8)
+    np.testing.assert_array_equal(second.tables["syn-any"].test[:, :, :2], first.tables["syn-any"].test)
+
+
+def test_an_interrupted_run_keeps_its_finished_students(real, tmp_path):
+    class Stop(Exception):
+        pass
+
+    calls = []
+
+    def interrupt(label, done, total):
+        calls.append(done)
+        if sum(calls) > 8:  # student-epochs, so after the second pair of students has begun
+            raise Stop
+
+    with pytest.raises(Stop):
+        run([arm(sets=1)], real, store=Store(tmp_path), on_progress=interrupt)
+    again = run([arm(sets=1)], real, store=Store(tmp_path))
+    assert again.reused >= 2
+    chex.assert_trees_all_equal(again.tables["syn-any"].test, run([arm(sets=1)], real).tables["syn-any"].test)
+
+
+def test_weights_are_kept_for_arms_that_ask_and_found_again(real, tmp_path):
+    plain = run([arm(sets=1, seeds=1)], real, store=Store(tmp_path))
+    assert plain.weights == {}
+    kept = run([arm(sets=1, seeds=1, keep=True)], real, store=Store(tmp_path))
+    assert kept.trained == 2  # the store had their accuracies and not their weights
+    found = run([arm(sets=1, seeds=1, keep=True)], real, store=Store(tmp_path))
+    assert found.trained == 0
+    chex.assert_trees_all_equal(found.weights, kept.weights)
+    assert set(found.weights) == set(found.tables["syn-any"].students.ravel())
+
+
+def test_teacher_labels_make_other_students(real, finished):
+    first = finished.tables["syn-any"].students[0, 0, 0]
+    trained = run([arm(sets=1, seeds=1, keep=True)], real)
+    weights = trained.weights[trained.tables["syn-any"].students[0, 1, 0]]
+    program = next(iter(trained.programs))
+    teachers = Teachers(program.net, jax.tree.map(lambda leaf: leaf[None], weights))
+    protocol = dataclasses.replace(PROTOCOL, labels="teacher")
+    labelled = run([arm(sets=1, seeds=1, protocol=protocol, teachers=teachers)], real)
+    assert first not in labelled.tables["syn-any"].students
+    assert labelled.programs != trained.programs

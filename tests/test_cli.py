@@ -1,0 +1,198 @@
+import json
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ddr_jax as ddr
+from ddr_jax import cli, datasets
+
+QUICK = ["--student", "ConvNet-1", "--width", "4", "--epochs", "2", "--real-epochs", "1", "--seeds", "2"]
+DEVICES = ["--devices", "2"]  # as many as conftest made
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path, monkeypatch):
+    """A folder of its own for every test, and the caller's warning printer back afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Saves a set of two real digits per class, changed as asked."""
+
+    def save(name="mine.npz", **changes):
+        train = datasets.load_dataset("digits").train
+        index = np.concatenate([np.flatnonzero(train.labels == c)[:2] for c in range(10)])
+        content = {"images": train.images[index], "labels": train.labels[index], "space": "normalised"} | changes
+        np.savez(tmp_path / name, **{key: value for key, value in content.items() if value is not None})
+        return name
+
+    return save
+
+
+def run(*arguments) -> int:
+    try:
+        return cli.main([str(argument) for argument in arguments])
+    except SystemExit as stop:  # tyro answers mistakes of form by itself
+        return stop.code
+
+
+def files(folder=".") -> set[str]:
+    return {str(path) for path in Path(folder).rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("command", ["lrs", "ars", "accuracy"])
+def test_a_command_prints_scores_and_writes_a_result_and_a_picture(saved, capsys, command):
+    assert run(command, saved(), "--real", "digits", *QUICK, *DEVICES, "--out", "r.json") == 0
+    printed = capsys.readouterr().out
+    assert "Result: r.json" in printed
+    assert "Picture: r.png" in printed
+    content = json.loads(Path("r.json").read_text())
+    expected = {"lrs": {"hlr", "ior", "lrs"}, "ars": {"ars"}, "accuracy": {"accuracy"}}[command]
+    assert set(content["scores"]) == expected
+    for name in expected:
+        assert f"{content['scores'][name]['mean']:.4f}" in printed
+        assert name.upper() in printed
+    assert ddr.load_result("r.json").to_json() == content
+    assert Path("r.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_same_command_twice_gives_the_same_json_but_for_times(saved):
+    saved()
+    arguments = ("accuracy", "mine.npz", "--real", "digits", *QUICK, *DEVICES)
+    contents = []
+    for options in ((), ("--no-store",), ()):
+        assert run(*arguments, "--out", "r.json", *options) == 0
+        contents.append(json.loads(Path("r.json").read_text()))
+    times = [content.pop("times") for content in contents]
+    assert contents[0] == contents[1] == contents[2]
+    assert [time["students_trained"] for time in times] == [2, 2, 0]
+
+
+def test_several_sets_are_scored_in_one_call(saved):
+    names = [saved("a.npz"), saved("b.npz")]
+    assert run("accuracy", *names, "--real", "digits", *QUICK, *DEVICES) == 0
+    content = json.loads(Path("results/accuracy-a.json").read_text())
+    assert [entry["set"] for entry in content["scores"]["accuracy"]["sets"]] == ["a", "b"]
+
+
+def test_options_reach_the_settings(saved):
+    options = (
+        *("--lr", "0.1", "0.2", "--weight-decay", "0.001", "--momentum", "0.5", "--schedule", "step"),
+        *("--step-size", "7", "--batch-size", "8", "--optimizer", "sgd", "--labels", "teacher", "--loss", "kl"),
+        *("--temperature", "3", "--scale-loss", "--augment", "dsa", "--dsa-strategy", "color_crop"),
+        *("--real-lr", "0.3", "--real-epochs", "4", "--weight", "0.25", "--teachers", "2", "--readout", "best"),
+    )
+    command = cli._parse(["lrs", saved(), "--real", "digits", *options])
+    settings = cli._settings(command, flips=False)
+    protocol = ddr.Protocol(
+        lr=(0.1, 0.2),
+        weight_decay=0.001,
+        momentum=0.5,
+        step_size=7,
+        batch_size=8,
+        labels="teacher",
+        loss="kl",
+        temperature=3.0,
+        scale_loss=True,
+        augment=ddr.DSA(operations=("color", "crop")),
+        readout="best",
+    )
+    assert settings.protocol == protocol
+    assert (settings.real_protocol.lr, settings.real_protocol.epochs) == ((0.3,), 4)
+    assert settings.real_protocol.augment is None
+    assert (settings.weight, settings.teachers, settings.scores) == (0.25, 2, ("lrs",))
+
+
+def test_digits_are_not_flipped_unless_asked():
+    command = cli._parse(["ars", "x.npz", "--real", "digits"])
+    assert "flip" not in cli._settings(command, flips=False).protocol.augment.operations
+    assert "flip" in cli._settings(command, flips=True).protocol.augment.operations
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["lsr", "mine.npz"], "Unknown command 'lsr': did you mean 'lrs'"),
+        (["lrs", "mine.npz", "--real", "digits", "--epoch", "3"], "did you mean '--epochs'"),
+        (["lrs", "mine.npz", "--real", "digits", "--augment", "das"], "invalid choice 'das'"),
+        (["lrs", "mine.npz", "--real", "digits", "--seeds", "many"], "Error parsing --seeds"),
+        (["lrs", "mine.npz"], "--real"),
+        (["lrs", "--real", "digits"], "no distilled sets given"),
+        (["lrs", "min.npz", "--real", "digits"], "did you mean mine.npz"),
+        (["lrs", "mine.npz", "--real", "digit"], "did you mean 'digits'"),
+        (["lrs", "mine.npz", "--real", "digits.npz"], "no such file"),
+        (["lrs", "corrupt.npz", "--real", "digits"], "corrupt.npz"),
+        (["lrs", "wide.npz", "--real", "digits"], "is it another dataset, size or number of channels"),
+        (["lrs", "beyond.npz", "--real", "digits"], "has label 10, but the real data's classes are 0 to 9"),
+        (["lrs", "nan.npz", "--real", "digits"], "NaN or infinity"),
+        (["lrs", "mine.npz", "--real", "digits", "--student", "ConvNetD3"], "did you mean 'ConvNet-3'"),
+        (["lrs", "mine.npz", "--real", "digits", "--student", "ConvNet-4"], "use ConvNet-3"),
+        (["lrs", "mine.npz", "--real", "digits", "--lr", "-1"], "expected finite and above 0"),
+        (["lrs", "mine.npz", "--real", "digits", "--labels", "soft"], "holds no soft_labels"),
+        (["lrs", "mine.npz", "--real", "digits", "--real-accuracy", "98"], "divide percentages by 100"),
+        (["ars", "mine.npz", "--real", "digits", "--augment", "none"], "augment is none"),
+        (["ars", "mine.npz", "--real", "digits", "--dsa-strategy", "crap"], "did you mean 'crop'"),
+        (["lrs", "mine.npz", "--real", "digits", "--out", "r.txt"], "ends in .json"),
+        (["lrs", "mine.npz", "--real", "digits", "--out", "mine.npz/r.json"], "choose another place"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_mistake_is_one_message_with_status_2_and_leaves_earlier_results(saved, capsys, arguments, message):
+    saved()
+    saved("wide.npz", images=np.full((20, 9, 9, 1), -1, np.float32))
+    saved("beyond.npz", labels=np.arange(20) % 11)
+    saved("nan.npz", images=np.full((20, 8, 8, 1), np.nan, np.float32))
+    Path("corrupt.npz").write_bytes(Path("mine.npz").read_bytes()[:100])
+    Path("results").mkdir()
+    Path("results/lrs-mine.json").write_text("earlier")
+    before = files()
+    assert run(*arguments, *DEVICES) == 2
+    printed = capsys.readouterr()
+    said = " ".join((printed.out + printed.err).replace("│", " ").split())
+    assert message in said
+    assert "Traceback" not in said
+    assert files() == before
+    assert Path("results/lrs-mine.json").read_text() == "earlier"
+
+
+def test_diverged_students_are_reported_and_the_result_is_written(saved, capsys):
+    options = ("--lr", "1e30", "--weight-decay", "1e10", "--out", "r.json")
+    assert run("accuracy", saved(), "--real", "digits", *QUICK, *DEVICES, *options) == 0
+    assert "2 students diverged" in capsys.readouterr().out
+    content = json.loads(Path("r.json").read_text())
+    assert content["diverged"] == 2
+    assert all(0 <= row["accuracy"] <= 1 for row in content["students"])
+
+
+def test_a_warning_is_one_line_and_does_not_stop(saved, capsys):
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        name = saved(labels=np.array([0, *range(19)]) % 10)
+        assert run("accuracy", name, "--real", "digits", *QUICK, *DEVICES) == 0
+    errors = capsys.readouterr().err
+    assert "ddr-jax: warning: mine: 20 images, unequally many per class" in errors
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["lrs", "--help"], ["demo", "--help"]])
+def test_help_is_given(arguments, capsys):
+    assert run(*arguments) == 0
+    assert "usage: ddr-jax" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_demo_scores_the_bundled_set_in_a_process_of_its_own(tmp_path):
+    arguments = [sys.executable, "-m", "ddr_jax.cli", "demo", "--seeds", "2", "--out", "demo.json"]
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    content = json.loads((tmp_path / "demo.json").read_text())
+    assert set(content["scores"]) == {"hlr", "ior", "lrs", "ars"}
+    assert content["arms"]["syn-any"]["mean"] > content["arms"]["rdm-any"]["mean"]
+    assert content["arms"]["real-hard"]["mean"] > 0.9
+    assert "student-epochs" in done.stderr

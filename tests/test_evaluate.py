@@ -1,0 +1,203 @@
+import dataclasses
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+import ddr_jax as ddr
+from ddr_jax import arms, demo, metrics, population, train
+from ddr_jax.datasets import without_validation
+from ddr_jax.distilled import Distilled
+from ddr_jax.protocol import DSA, Protocol
+
+PROTOCOL = Protocol(student="ConvNet-1", width=4, epochs=2, lr=0.1, augment=DSA())
+REAL = Protocol(student="ConvNet-1", width=4, epochs=2, lr=0.1)
+
+
+def distilled(name="mine", seed=0, soft=False) -> Distilled:
+    rng = np.random.default_rng(seed)
+    labels = np.repeat([0, 1, 2], 2)
+    images = rng.normal(size=(6, 8, 8, 1)).astype(np.float32)
+    soft_labels = (rng.normal(size=(6, 3)) + 5 * np.eye(3)[labels]).astype(np.float32) if soft else None
+    return Distilled(name, images, labels, soft_labels, space="normalised", soft="logits")
+
+
+def protocol(**changes) -> Protocol:
+    return dataclasses.replace(PROTOCOL, **changes)
+
+
+def settings(*scores, seeds=2, **options) -> ddr.Settings:
+    return ddr.Settings(scores, **{"protocol": PROTOCOL, "real_protocol": REAL} | options, seeds=seeds)
+
+
+@pytest.fixture(scope="module")
+def hard(real):
+    return ddr.score(distilled(), real, settings("lrs", "ars"))
+
+
+def test_hard_labels_need_no_teacher_and_one_student_serves_several_arms(hard):
+    assert set(hard.tables) == {
+        *("real-hard", "syn-hard", "syn-any", "rdm-any", "syn-aug", "rdm-aug", "syn-noaug", "rdm-noaug")
+    }
+    arm = {name: table.students for name, table in hard.tables.items()}
+    np.testing.assert_array_equal(arm["syn-hard"], arm["syn-any"])
+    np.testing.assert_array_equal(arm["syn-aug"], arm["syn-any"])
+    np.testing.assert_array_equal(arm["rdm-aug"], arm["rdm-any"])
+    assert hard.times["students_trained"] == 5 * 2
+
+
+def test_scores_are_the_equations_of_the_arms_accuracies(hard):
+    arm = {name: reading.accuracy for name, reading in hard.readings.items()}
+    lrs = metrics.label_robust_score(arm["real-hard"], arm["syn-hard"], arm["syn-any"], arm["rdm-any"])
+    ars = metrics.augmentation_robust_score(arm["syn-aug"], arm["rdm-aug"], arm["syn-noaug"], arm["rdm-noaug"])
+    np.testing.assert_allclose(hard.scores["lrs"].overall.mean, lrs.mean())
+    np.testing.assert_allclose(hard.scores["ars"].overall.mean, ars.mean())
+
+
+def test_an_evaluation_twice_is_the_same_but_for_times(real, hard):
+    again = ddr.score(distilled(), real, settings("lrs", "ars"))
+    assert again.to_json() | {"times": {}} == hard.to_json() | {"times": {}}
+
+
+def test_where_every_rate_is_given_nothing_is_held_out(hard):
+    splits = hard.data["real"]["splits"]
+    assert {name: split["images"] for name, split in splits.items()} == {"train": 120, "test": 30}
+    assert hard.tables["syn-any"].validation is None
+
+
+def test_where_a_rate_is_chosen_a_validation_split_is_held_out_of_train(real):
+    grid = settings("accuracy", protocol=protocol(lr=(0.01, 0.1)))
+    result = ddr.score(distilled(), without_validation(real), grid)
+    splits = result.data["real"]["splits"]
+    assert {name: split["images"] for name, split in splits.items()} == {"train": 108, "validation": 12, "test": 30}
+    table, reading = result.tables["syn-any"], result.readings["syn-any"]
+    best = table.validation[0, :, :, -1].mean(-1).argmax()
+    np.testing.assert_array_equal(reading.accuracy[0], table.test[0, best, :, -1])
+
+
+def test_random_baselines_are_drawn_anew_for_each_seed_from_the_key(real, monkeypatch):
+    drawn = {}
+
+    def record(group, *_):
+        for job in group:
+            drawn.setdefault(job.arm.name, {})[job.place[2]] = job.data
+            yield job.student, {"test": [0.5], "diverged": False}, None
+
+    monkeypatch.setattr("ddr_jax.arms._train_group", record)
+
+    def draw(key):
+        ddr.score(distilled(), real, settings("lrs"), key=jax.random.key(key))
+        return [drawn["rdm-any"][seed].images for seed in (0, 1)]
+
+    first, other = draw(0), draw(1)
+    chex.assert_trees_all_equal(draw(0), first)
+    assert not np.array_equal(first[0], first[1])
+    assert not np.array_equal(first[0], other[0])
+    train_images = {image.tobytes() for image in without_validation(real).train.images}
+    assert {image.tobytes() for draws in first for image in draws} <= train_images
+    np.testing.assert_array_equal(drawn["rdm-any"][0].targets.sum(0), [2, 2, 2])
+
+
+def test_sets_of_one_call_score_as_they_do_alone(real):
+    together = ddr.score([distilled("a", 0), distilled("b", 1)], real, settings("lrs"))
+    alone = ddr.score(distilled("b", 1), real, settings("lrs"))
+    assert together.scores["lrs"].sets["b"] == alone.scores["lrs"].overall
+    assert together.tables["syn-any"].sets == ("a", "b")
+    assert together.tables["rdm-any"].sets == ("random",)
+
+
+def test_a_known_real_accuracy_spares_the_real_hard_students(real):
+    result = ddr.label_robust_score(distilled(), real, PROTOCOL, seeds=2, real_accuracy=0.9)
+    assert "real-hard" not in result.tables
+    expected = 0.9 - result.readings["syn-hard"].accuracy.mean()
+    np.testing.assert_allclose(result.scores["hlr"].overall.mean, expected)
+
+
+def test_accuracy_trains_the_set_alone(real):
+    result = ddr.accuracy(distilled(), real, PROTOCOL, seeds=2)
+    assert set(result.tables) == {"syn-any"}
+    np.testing.assert_allclose(result.scores["accuracy"].overall.mean, result.readings["syn-any"].accuracy.mean())
+
+
+def test_soft_labels_are_softened_logits_and_teachers_label_the_random_baseline(real, monkeypatch):
+    targets = {}
+    original = arms._train_group
+
+    def record(group, *rest):
+        for job in group:
+            targets[job.arm.name, job.place[2]] = job.data.targets
+        yield from original(group, *rest)
+
+    monkeypatch.setattr("ddr_jax.arms._train_group", record)
+    soft = settings("lrs", protocol=protocol(labels="soft", loss="kl", temperature=2.0))
+    result = ddr.score(distilled(soft=True), real, soft)
+    stored = distilled(soft=True).soft_labels
+    chex.assert_trees_all_close(targets["syn-any", 0], np.asarray(jax.nn.softmax(stored / 2.0)), atol=1e-6)
+    np.testing.assert_array_equal(targets["syn-hard", 0], np.eye(3)[distilled().labels])
+    labels = targets["rdm-any", 0]
+    np.testing.assert_allclose(labels.sum(-1), 1, rtol=1e-5)
+    assert ((labels > 0) & (labels < 1)).all()
+    assert result.tables["syn-any"].augmented
+    assert not result.tables["syn-hard"].augmented
+
+
+def test_teachers_are_real_hard_students(real):
+    teachers = settings("lrs", protocol=protocol(labels="teacher", temperature=2.0), teachers=2)
+    result = ddr.score(distilled(), real, teachers)
+    np.testing.assert_array_equal(result.tables["teacher"].students, result.tables["real-hard"].students)
+    assert result.times["students_trained"] == 2 * 4  # real-hard, syn-hard, syn-any, rdm-any
+
+
+def test_more_teachers_than_seeds_train_more_real_students(real):
+    teachers = settings("ars", protocol=protocol(labels="teacher"), teachers=3, seeds=1)
+    result = ddr.score(distilled(), real, teachers)
+    assert result.tables["teacher"].students.shape == (1, 1, 3)
+    assert "real-hard" not in result.tables
+
+
+def test_kept_teachers_are_reused(real, tmp_path):
+    runner = ddr.Runner(store=ddr.Store(tmp_path))
+    teacher = settings("accuracy", protocol=protocol(labels="teacher"), seeds=1)
+    first = ddr.score(distilled("a", 0), real, teacher, runner=runner)
+    second = ddr.score(distilled("b", 1), real, teacher, runner=runner)
+    assert first.times["students_trained"] == 2
+    assert (second.times["students_trained"], second.times["students_reused"]) == (1, 1)
+    np.testing.assert_array_equal(second.tables["teacher"].students, first.tables["teacher"].students)
+
+
+def test_another_teacher_makes_other_students(real):
+    teacher = settings("accuracy", protocol=protocol(labels="teacher"), seeds=1)
+    longer = dataclasses.replace(teacher, real_protocol=dataclasses.replace(REAL, epochs=3))
+    ids = {str(ddr.score(distilled(), real, s).tables["syn-any"].students) for s in (teacher, longer)}
+    assert len(ids) == 2
+
+
+@pytest.mark.parametrize("labels", ["hard", "teacher"])
+def test_lrs_and_ars_together_need_at_most_four_training_programs(labels, real, monkeypatch):
+    chex.clear_trace_counter()
+    population._compiled.cache_clear()
+    monkeypatch.setattr(train, "train_epochs", chex.assert_max_traces(train.train_epochs, n=4))
+    given = demo.settings(seeds=1)
+    small = {"epochs": 1, "width": 4, "student": "ConvNet-1"}
+    shrunk = dataclasses.replace(
+        given,
+        protocol=dataclasses.replace(given.protocol, labels=labels, **small),
+        real_protocol=dataclasses.replace(given.real_protocol, **small),
+    )
+    result = ddr.score(demo.distilled_set(), ddr.load_dataset("digits"), shrunk)
+    assert {"lrs", "ars"} <= set(result.scores)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"protocol": protocol(labels="soft")}, "mine holds no soft_labels"),
+        ({"protocol": protocol(student="ConvNet-5")}, "use ConvNet-3"),
+        ({"real_protocol": dataclasses.replace(REAL, labels="soft")}, "learn from hard ones"),
+    ],
+)
+def test_settings_that_do_not_fit_the_set_are_refused_before_training(real, options, message, monkeypatch):
+    monkeypatch.setattr("ddr_jax.evaluate.train_arms", lambda *_, **__: pytest.fail("it trained"))
+    with pytest.raises(ddr.InputError, match=message):
+        ddr.score(distilled(), real, settings("lrs", **options))

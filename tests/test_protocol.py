@@ -1,0 +1,86 @@
+import dataclasses
+
+import pytest
+
+from ddr_jax.protocol import DSA, OPERATIONS, Protocol, hard, real
+from ddr_jax.types import InputError
+
+
+def test_a_lone_rate_is_a_grid_of_one():
+    assert Protocol(lr=0.1).lr == (0.1,)
+
+
+def test_protocols_hash_by_value():
+    assert len({Protocol(augment=DSA()), Protocol(augment=DSA()), Protocol()}) == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"student": "ConvNetD3"}, "did you mean 'ConvNet-3'"),
+        ({"optimizer": "sdg"}, "Unknown optimizer 'sdg': did you mean 'sgd'"),
+        ({"schedule": "stp"}, "did you mean 'step'"),
+        ({"labels": "softt"}, "did you mean 'soft'"),
+        ({"loss": "lk"}, "Valid: ce, kl"),
+        ({"readout": "lst"}, "did you mean 'last'"),
+        ({"epochs": 0}, "epochs is 0; expected a whole number, 1 or more"),
+        ({"epochs": 2.5}, "epochs is 2.5"),
+        ({"width": -1}, "width is -1"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"lr": ()}, "at least one rate"),
+        ({"lr": (0.1, 0.0)}, "lr is 0.0; expected finite and above 0"),
+        ({"lr": float("nan")}, "lr is nan"),
+        ({"lr": (0.1, 0.1)}, "differ from one another"),
+        ({"weight_decay": -1.0}, "weight_decay is -1.0"),
+        ({"momentum": 1.0}, r"momentum is 1.0; expected in \[0, 1\)"),
+        ({"step_size": 0}, "step_size is 0"),
+        ({"labels": "soft", "temperature": 0.0}, "temperature is 0.0"),
+        ({"temperature": 4.0}, "labels are hard, which have none"),
+        ({"epochs": 5, "test_every": 6}, "test_every is 6 epochs, but a training is 5 long"),
+    ],
+)
+def test_an_impossible_protocol_is_refused(fields, message):
+    with pytest.raises(InputError, match=message):
+        Protocol(**fields)
+
+
+@pytest.mark.parametrize(
+    ("every", "epochs", "expected"), [(None, 7, (7,)), (3, 7, (3, 6, 7)), (3, 6, (3, 6)), (7, 7, (7,))]
+)
+def test_the_last_epoch_is_always_tested(every, epochs, expected):
+    assert Protocol(epochs=epochs, test_every=every).test_epochs == expected
+
+
+def test_a_validation_split_is_needed_to_choose_a_rate_honestly():
+    assert Protocol(lr=(0.1, 0.2)).chooses_on_validation
+    assert not Protocol(lr=0.1).chooses_on_validation
+    assert not Protocol(lr=(0.1, 0.2), readout="best").chooses_on_validation
+
+
+def test_hard_and_real_protocols_keep_what_is_not_about_labels():
+    soft = Protocol(labels="soft", loss="kl", temperature=4.0, scale_loss=True, augment=DSA(), test_every=50)
+    assert hard(soft) == dataclasses.replace(soft, labels="hard", temperature=1.0, scale_loss=False)
+    expected = dataclasses.replace(hard(soft), augment=None, epochs=10, test_every=10)
+    assert real(soft, epochs=10) == expected
+
+
+def test_a_strategy_names_operations():
+    assert DSA.from_strategy("color_crop").operations == ("color", "crop")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "message"), [("color_crap", "did you mean 'crop'"), ("", "Unknown DSA operation")]
+)
+def test_an_unknown_operation_is_refused(strategy, message):
+    with pytest.raises(InputError, match=message):
+        DSA.from_strategy(strategy)
+
+
+def test_dsa_needs_an_operation():
+    with pytest.raises(InputError, match="no operations"):
+        DSA(operations=())
+
+
+def test_classes_that_a_mirror_changes_are_not_flipped():
+    assert DSA.for_classes(flips=True).operations == OPERATIONS
+    assert set(OPERATIONS) - set(DSA.for_classes(flips=False).operations) == {"flip"}
