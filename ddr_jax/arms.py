@@ -169,11 +169,10 @@ def _recall(
     records, weights = {}, {}
     for name in wanted if store else ():
         record, path = store.record(name), store.weights(name)
-        if record is None or (name in kept and path is None):
-            continue
-        records[name] = record
-        if name in kept:
-            weights[name] = teachers.load(path)
+        if record is not None and name not in kept:
+            records[name] = record
+        elif record is not None and path is not None:
+            records[name], weights[name] = record, teachers.load(path)
     return records, weights
 
 

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -327,7 +328,7 @@ def _constants(
     if "mean" in raw:
         return channel_constants(raw["mean"], raw["std"], channels, where)
     if known is not None and len(known.mean) == channels:
-        return np.float32(known.mean), np.float32(known.std)
+        return np.array(known.mean, np.float32), np.array(known.std, np.float32)
     mean = pixels.mean(axis=(0, 1, 2), dtype=np.float64)
     # Image by image, since a squared copy of all of them would double the memory.
     squares = sum(np.square(image, dtype=np.float64).mean(axis=(0, 1)) for image in pixels) / len(pixels)
@@ -402,7 +403,8 @@ def _read_tfds(folder: Path, split: str, count: int) -> tuple[np.ndarray, np.nda
     _require_tfds()
     import tensorflow_datasets as tfds
 
-    source = tfds.builder_from_directory(folder).as_data_source(split, file_format="array_record")
+    builder: Any = tfds.builder_from_directory(folder)
+    source = builder.as_data_source(split, file_format="array_record")
     if len(source) != count:
         raise InputError(
             f"{folder}: {split} holds {len(source)} images instead of {count}; delete the folder and prepare it again"

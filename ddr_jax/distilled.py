@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -69,11 +70,11 @@ def load_distilled(
     `mean` and `std`: shapes and meanings as in `Distilled`. What is declared here wins over the file, with
     an `InputWarning` where they contradict. Raises `InputError` for a file that is missing or unreadable.
     """
-    paths = [Path(path).expanduser() for path in paths]
-    stems = Counter(path.stem for path in paths)
+    files = [Path(path).expanduser() for path in paths]
+    stems = Counter(path.stem for path in files)
     said = {"space": space, "layout": layout, "soft": soft}
     return tuple(
-        _load(path, path.stem if stems[path.stem] == 1 else path.with_suffix("").as_posix(), said) for path in paths
+        _load(path, path.stem if stems[path.stem] == 1 else path.with_suffix("").as_posix(), said) for path in files
     )
 
 
@@ -133,7 +134,7 @@ def save_distilled(
 
 
 def _load(path: Path, name: str, said: dict[str, str | None]) -> Distilled:
-    raw = read_npz(path, ("images",), (*_ARRAYS, *_DECLARATIONS))
+    raw: dict[str, Any] = dict(read_npz(path, ("images",), (*_ARRAYS, *_DECLARATIONS)))
     for field in _DECLARATIONS:
         stored = str(raw[field]) if field in raw else None
         if None not in (stored, said[field]) and stored != said[field]:
@@ -273,7 +274,7 @@ def _guess_space(file: Distilled, low: float, high: float, values: str) -> str:
 
 
 def _renormalise(images: np.ndarray, file: Distilled, real: RealData) -> np.ndarray:
-    mean, std = channel_constants(file.mean, file.std, len(real.mean), file.name)
+    mean, std = channel_constants(np.asarray(file.mean), np.asarray(file.std), len(real.mean), file.name)
     if np.allclose(mean, real.mean, rtol=1e-6) and np.allclose(std, real.std, rtol=1e-6):
         return images
     return images * (std / real.std) + (mean - real.mean) / real.std
@@ -303,7 +304,7 @@ def _hard_labels(file: Distilled, soft_labels: np.ndarray | None, num_classes: i
 
 def _soft_labels(file: Distilled, num_classes: int) -> np.ndarray:
     """Logits (R, N, C) float32."""
-    stored = file.soft_labels
+    stored = np.asarray(file.soft_labels)
     if stored.shape[-1] != num_classes:
         raise InputError(f"{file.name}: soft labels have {stored.shape[-1]} classes, the real data has {num_classes}")
     if stored.dtype.kind not in "fiu":

@@ -88,7 +88,8 @@ def augmentation_robust_score(
 
 
 def _defaults(asked: str, protocol: Protocol, options: dict[str, Any]) -> Settings:
-    return Settings((asked,), protocol, **{"real_protocol": default_real_protocol(protocol)} | options)
+    fields: dict[str, Any] = {"real_protocol": default_real_protocol(protocol), **options}
+    return Settings((asked,), protocol, **fields)
 
 
 def score(

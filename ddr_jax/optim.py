@@ -6,6 +6,7 @@ A schedule is a function of the epoch (an integer array, from 0) that gives the 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import optax
 
 from ddr_jax.types import InputError, nearest
 
-Schedule = Callable[[jax.Array], jax.Array]
+Schedule = Callable[[Any], jax.Array]
 Scalar = jax.Array | float
 
 

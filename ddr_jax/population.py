@@ -167,7 +167,7 @@ class _Run:
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(program: Program, mode: str, test_batch: int, devices: tuple[jax.Device, ...]) -> _Run:
+def _compiled(program: Program, mode: str, test_batch: int, devices: tuple[Any, ...]) -> _Run:
     mesh = Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
     def spread(function, batched):

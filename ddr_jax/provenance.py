@@ -36,7 +36,7 @@ def environment(mode: str) -> dict[str, Any]:
         "jax": jax.__version__,
         "platform": device.platform,
         "device": device.device_kind,
-        "precision": str(jax.config.jax_default_matmul_precision),
+        "precision": str(jax.config.values["jax_default_matmul_precision"]),
         "execution": mode,
     }
 

@@ -178,7 +178,8 @@ def _draw_arms(axes, result: Result) -> None:
     names = arm_names(result)[::-1]
     for height, name in enumerate(names):
         interval = result.accuracies[name].overall
-        error = None if interval.low is None else [[interval.mean - interval.low], [interval.high - interval.mean]]
+        bounds = (interval.low, interval.high)
+        error = None if None in bounds else np.abs(np.array(bounds, float)[:, None] - interval.mean)
         axes.barh(height, interval.mean, xerr=error, color=COLOURS[name.split("-")[0]], capsize=3, height=0.7)
         axes.text(0.01, height, f"{interval.mean:.4f}", color="white", va="center", fontsize=9)
     known = result.settings.real_accuracy

@@ -152,8 +152,9 @@ class Result:
             values["ior"] = metrics.improvement_over_random(arm["syn-any"], arm["rdm-any"])
             values["lrs"] = metrics.label_robust_score(real, arm["syn-hard"], arm["syn-any"], arm["rdm-any"], weight)
         if "ars" in asked:
-            names = ("syn-aug", "rdm-aug", "syn-noaug", "rdm-noaug")
-            values["ars"] = metrics.augmentation_robust_score(*(arm[name] for name in names), weight)
+            values["ars"] = metrics.augmentation_robust_score(
+                arm["syn-aug"], arm["rdm-aug"], arm["syn-noaug"], arm["rdm-noaug"], weight
+            )
         return values
 
     def _summary(self, values: np.ndarray, names: tuple[str, ...]) -> Summary:

@@ -11,11 +11,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from ddr_jax import augment, nets, optim, teachers
 from ddr_jax.losses import LOSSES, soften
 from ddr_jax.protocol import DSA, Protocol
+
+Array = jax.Array | np.ndarray
 
 INIT, SHUFFLE, AUGMENT = range(3)  # independent streams of a student's randomness
 HELD_OUT_MULTIPLE = 256  # images; every size of a test batch divides it
@@ -82,8 +85,8 @@ class TrainingData(NamedTuple):
     `teachers` the stacked variables of the networks that label batches, or None.
     """
 
-    images: jax.Array
-    targets: jax.Array
+    images: Array
+    targets: Array
     teachers: Any = None
 
 
@@ -93,9 +96,9 @@ class HeldOut(NamedTuple):
     `splits` says which images each split holds; padding, which makes M a multiple of `HELD_OUT_MULTIPLE`, is in none.
     """
 
-    images: jax.Array
-    labels: jax.Array
-    splits: jax.Array
+    images: Array
+    labels: Array
+    splits: Array
 
 
 class State(NamedTuple):
@@ -107,7 +110,7 @@ class State(NamedTuple):
 
 def start(program: Program, student: Student, data: TrainingData) -> State:
     """A freshly initialised student."""
-    variables = nets.init(program.net, jax.random.fold_in(student.key, INIT), data.images.shape[2:])
+    variables = nets.init(program.net, jax.random.fold_in(student.key, INIT), data.images.shape[-3:])
     return State(variables, _optimizer(program, student, data).init(variables["params"]))
 
 
@@ -142,8 +145,8 @@ def train_step(
 ) -> State:
     """One step on the images at `index` (B,), augmented with `key`."""
     images = data.images[student.images, index]
-    if program.augment is not None:
-        images = jax.lax.cond(student.augment, lambda x: augment.dsa(key, x, program.augment), lambda x: x, images)
+    if (config := program.augment) is not None:
+        images = jax.lax.cond(student.augment, lambda x: augment.dsa(key, x, config), lambda x: x, images)
     if program.teacher is None:
         targets = data.targets[student.targets, index]
     else:

@@ -31,20 +31,20 @@ def _crop(images, rows, cols, share):
 
 
 GOLDEN_OPERATIONS = [
-    (augment.brightness, ["brightness/u"], STRENGTHS.brightness),
-    (augment.saturation, ["saturation/u"], STRENGTHS.saturation),
-    (augment.contrast, ["contrast/u"], STRENGTHS.contrast),
-    (augment.flip, ["flip/u"], STRENGTHS.flip),
-    (augment.rotate, ["rotate/u"], STRENGTHS.rotate),
-    (augment.scale, ["scale/u", "scale/v"], STRENGTHS.scale),
-    (_crop, ["crop/shift_rows", "crop/shift_cols"], STRENGTHS.crop),
-    (augment.cutout, ["cutout/offset_rows", "cutout/offset_cols"], STRENGTHS.cutout),
+    ("_brightness", augment.brightness, ["brightness/u"], STRENGTHS.brightness),
+    ("_saturation", augment.saturation, ["saturation/u"], STRENGTHS.saturation),
+    ("_contrast", augment.contrast, ["contrast/u"], STRENGTHS.contrast),
+    ("_flip", augment.flip, ["flip/u"], STRENGTHS.flip),
+    ("_rotate", augment.rotate, ["rotate/u"], STRENGTHS.rotate),
+    ("_scale", augment.scale, ["scale/u", "scale/v"], STRENGTHS.scale),
+    ("_crop", _crop, ["crop/shift_rows", "crop/shift_cols"], STRENGTHS.crop),
+    ("_cutout", augment.cutout, ["cutout/offset_rows", "cutout/offset_cols"], STRENGTHS.cutout),
 ]
 
 
 class TestOperationsAgainstTheOriginal(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True)
-    @parameterized.parameters(*GOLDEN_OPERATIONS)
+    @parameterized.named_parameters(*GOLDEN_OPERATIONS)
     def test_operation_equals_the_original(self, operation, draws, strength):
         ours = self.variant(operation, static_argnums=len(draws) + 1)(_golden("x"), *_draws(*draws), strength)
         theirs = _golden(draws[0].split("/")[0] + "/out")

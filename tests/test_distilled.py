@@ -359,21 +359,6 @@ def test_saved_set_is_read_back_equal(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["mine.npz"]
 
 
-def test_saving_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "mine.npz"
-    save_distilled(path, IMAGES, LABELS, space="normalised")
-
-    def fail(file, **arrays):
-        file.write(b"half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr(np, "savez_compressed", fail)
-    with pytest.raises(InputError, match=r"mine\.npz: cannot be written \(disk full\)"):
-        save_distilled(path, 2 * IMAGES, LABELS, space="normalised")
-    assert [file.name for file in tmp_path.iterdir()] == ["mine.npz"]
-    np.testing.assert_array_equal(load_distilled(path)[0].images, IMAGES)
-
-
 @pytest.mark.parametrize(
     ("name", "labels", "soft_labels", "message"),
     [

@@ -7,6 +7,7 @@ written out where autodiff's are slow. Measured by experiments/step_time.py.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any, cast
 
 import jax
 from jax import lax
@@ -65,9 +66,14 @@ def _chunk_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
     return plain_conv3x3(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3)).transpose(1, 2, 0, 3)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
 def moments(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     """Mean and biased variance over `axes`, which are kept with length 1, in one pass over x."""
+    mean, variance = cast(Any, _moments)(x, axes)
+    return mean, variance
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _moments(x, axes):
     # Distances from one of the values, lest the difference of squares cancel where |mean| ≫ std.
     pivot = x[tuple(slice(1) if axis in axes else slice(None) for axis in range(x.ndim))]
     distance = x - pivot
@@ -88,7 +94,7 @@ def _moments_backward(axes, saved, gradients):
     return (of_mean / count + (2 / count * of_variance) * (x - mean),)
 
 
-moments.defvjp(_moments_forward, _moments_backward)
+_moments.defvjp(_moments_forward, _moments_backward)
 
 
 def normalise(x, mean, variance, scale, bias, eps: float = 1e-5) -> jax.Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -31,14 +31,14 @@ def build(name: str, *, num_classes: int, width: int = 128) -> nn.Module:
     return getattr(import_module(module), attribute)(num_classes=num_classes, width=width, **entry.settings)
 
 
-def init(net: nn.Module, key: jax.Array, image_shape: tuple[int, int, int]) -> Variables:
+def init(net: nn.Module, key: jax.Array, image_shape: tuple[int, ...]) -> Variables:
     """A student's variables before training, by PyTorch's default initialisation, for (H, W, K) images."""
     return dict(net.init(key, jnp.zeros((1, *image_shape)), train=False))
 
 
 def apply(net: nn.Module, variables: Variables, images: jax.Array) -> jax.Array:
     """Logits (N, C) of (N, H, W, K) images in evaluation mode: batch norm uses its running statistics."""
-    return net.apply(variables, images, train=False)
+    return cast(jax.Array, net.apply(variables, images, train=False))
 
 
 def apply_train(net: nn.Module, variables: Variables, images: jax.Array) -> tuple[jax.Array, Variables]:
@@ -49,4 +49,4 @@ def apply_train(net: nn.Module, variables: Variables, images: jax.Array) -> tupl
 
 def embed(net: nn.Module, variables: Variables, images: jax.Array) -> jax.Array:
     """Activations (N, F) before the last linear layer, in evaluation mode."""
-    return net.apply(variables, images, train=False, method="embed")
+    return cast(jax.Array, net.apply(variables, images, train=False, method="embed"))

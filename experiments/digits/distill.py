@@ -24,8 +24,8 @@ from ddr_jax import datasets, nets
 
 IPC = 10
 REAL_BATCH = 64  # real images per class and iteration
-ITERATIONS = 3_000
-RATE, MOMENTUM = 20.0, 0.5  # of the images; 1 and 200 gave less on the validation split
+ITERATIONS = 12_000
+RATE, MOMENTUM = 20.0, 0.5  # of the images; rates of 1 and 200, and fewer iterations, gave less on the validation split
 WIDTH = 32
 DEFAULT = Path(__file__).parents[2] / "ddr_jax" / "data" / "digits_dm_ipc10.npz"
 
