@@ -9,7 +9,7 @@ from ddr_jax.protocol import DSA, Protocol, real
 from ddr_jax.result import Settings
 
 SET = Path(__file__).parent / "data" / "digits_dm_ipc10.npz"
-PROTOCOL = Protocol(width=32, epochs=200, lr=(0.03, 0.1, 0.3), augment=DSA.for_classes(flips=False))
+PROTOCOL = Protocol(width=32, epochs=200, lr=(0.1, 0.3, 1.0), augment=DSA.for_classes(flips=False))
 REAL_EPOCHS = 60  # of 1,000 images
 
 

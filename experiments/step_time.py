@@ -1,10 +1,11 @@
 """How long a student's training step and test pass take, here and in eager PyTorch, on this CPU.
 
 Command:   python experiments/step_time.py --torch-python /path/to/an/environment/with/torch/bin/python
-Time:      under 7 minutes on two busy cores (Xeon, AVX-512).
-Expected:  against the faster of PyTorch's memory formats, students on two devices train 1.6 to 1.9 times as
-           fast, one alone 1.0 to 1.7 times; a test pass runs at 1.3 to 1.8 times (32×32) and 0.9 times (8×8)
-           the speed. The table is written to experiments/step_time.md.
+Time:      3 minutes on two idle cores (Xeon, AVX-512), 7 on busy ones.
+Expected:  against the faster of PyTorch's memory formats, students on two devices train 1.2 to 1.7 times as fast,
+           one alone 0.9 to 1.2 times; a test pass, 32 images at a time, runs at 0.7 to 1.7 times the speed. On a
+           busy machine PyTorch loses more: 1.6 to 1.9, 1.0 to 1.7 and 0.9 to 1.8 were seen. The table is written to
+           experiments/step_time.md.
 
 A step is forward, backward, momentum and weight decay on a batch of 100, inside the compiled loop that trains a
 student. Each engine is a process of its own that waits while another measures; rounds alternate between
