@@ -204,6 +204,8 @@ def _show_warning(message, category, filename, lineno, file=None, line=None) -> 
 
 def _run(command: Running) -> None:
     out = _out_file(command)
+    if not 0 <= command.key < 2**32:
+        raise InputError(f"--key is {command.key}; expected a whole number from 0 to 2**32 − 1")
     _settings(command, flips=True)  # mistakes among the options are answered before data is read
     files, real = _inputs(command)
     settings = _settings(command, real.flips)

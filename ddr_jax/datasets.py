@@ -360,10 +360,10 @@ def _how_to_prepare(name: str, root: Path) -> str:
     other = any((root / name).glob("*/dataset_info.json"))
     state = "prepared in another format than array_record" if other else "not prepared"
     return (
-        f"{name} is {state} under {root}: call load_dataset({name!r}, download=True"
-        f"{', data_dir=ANOTHER_FOLDER' if other else ''}), which needs TensorFlow "
-        "(pip install 'ddr-jax[tf]', 2.5 GB); or set data_dir or TFDS_DATA_DIR to prepared files; "
-        f"or give the path of a {name}.npz with {', '.join(_REQUIRED)}"
+        f"{name} is {state} under {root}: prepare it with download=True (--download)"
+        f"{' and another data_dir (--data-dir)' if other else ''}, which needs TensorFlow (pip install "
+        "'ddr-jax[tf]', 2.5 GB); or set data_dir (--data-dir) or TFDS_DATA_DIR to prepared files; or give the path "
+        f"of a {name}.npz with {', '.join(_REQUIRED)}"
     )
 
 

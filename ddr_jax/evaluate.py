@@ -108,8 +108,7 @@ def score(
     began, clock = datetime.now(UTC), time.perf_counter()
     key = jax.random.key(0) if key is None else key
     runner = runner or Runner()
-    choosing = settings.protocol.chooses_on_validation or settings.real_protocol.chooses_on_validation
-    real = datasets.with_validation(real) if choosing else datasets.without_validation(real)
+    real = (datasets.with_validation if settings.chooses_on_validation else datasets.without_validation)(real)
     prepared = sets if isinstance(sets, DistilledSets) else distilled.prepare(sets, real)
     _check(settings, prepared, real)
 
@@ -195,17 +194,16 @@ def _check(settings: Settings, sets: DistilledSets, real: RealData) -> None:
 
 
 def _real_arms(source: _Source) -> list[Arm]:
-    """Students of the real data: the real-hard arm, and teachers where labels come from them."""
+    """Students of the real data: the real-hard arm, and teachers where they label something."""
     settings, arms = source.settings, []
     protocol = settings.real_protocol
 
     def arm(name: str, students: int, keep: bool = False) -> Arm:
         return Arm(name, protocol, source.real_train(students), protocol.augment is not None, keep=keep)
 
-    if "lrs" in settings.scores and settings.real_accuracy is None:
+    if settings.trains_real_hard:
         arms.append(arm("real-hard", settings.seeds))
-    baseline = settings.scores != ("accuracy",)
-    if settings.protocol.labels == "teacher" or (settings.protocol.labels == "soft" and baseline):
+    if settings.trains_teachers:
         arms.append(arm("teacher", settings.teachers, keep=True))
     return arms
 

@@ -78,6 +78,23 @@ class Settings:
                 "none: choose one, e.g. dsa"
             )
 
+    @property
+    def trains_real_hard(self) -> bool:
+        """Whether students of the real data are among the arms."""
+        return "lrs" in self.scores and self.real_accuracy is None
+
+    @property
+    def trains_teachers(self) -> bool:
+        """Whether something is labelled by teachers: batches in mode M, random baselines in mode S."""
+        baselines = self.scores != ("accuracy",)
+        return self.protocol.labels == "teacher" or (self.protocol.labels == "soft" and baselines)
+
+    @property
+    def chooses_on_validation(self) -> bool:
+        """Whether a rate has to be chosen for any student that is trained."""
+        real = self.real_protocol.chooses_on_validation and (self.trains_real_hard or self.trains_teachers)
+        return self.protocol.chooses_on_validation or real
+
 
 @dataclass(frozen=True)
 class Summary:

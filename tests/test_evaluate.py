@@ -76,6 +76,13 @@ def test_where_a_rate_is_chosen_a_validation_split_is_held_out_of_train(real):
     np.testing.assert_array_equal(reading.accuracy[0], table.test[0, best, :, -1])
 
 
+def test_a_grid_of_students_that_are_not_trained_holds_nothing_out(real):
+    grid = dataclasses.replace(REAL, lr=(0.01, 0.1))
+    assert not settings("lrs", real_protocol=grid, real_accuracy=0.9).chooses_on_validation
+    assert settings("lrs", real_protocol=grid).chooses_on_validation
+    assert settings("ars", real_protocol=grid, protocol=protocol(labels="teacher")).chooses_on_validation
+
+
 def test_random_baselines_are_drawn_anew_for_each_seed_from_the_key(real, monkeypatch):
     drawn = {}
 
