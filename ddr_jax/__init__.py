@@ -26,6 +26,7 @@ _HOMES = {
     "load_dataset": "datasets",
     "load_distilled": "distilled",
     "load_result": "result",
+    "load_teachers": "teachers",
     "save_distilled": "distilled",
     "score": "evaluate",
     "use_cpu_cores": "population",
@@ -47,6 +48,7 @@ __all__ = [
     "load_dataset",
     "load_distilled",
     "load_result",
+    "load_teachers",
     "save_distilled",
     "score",
     "use_cpu_cores",
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
     from ddr_jax.protocol import DSA, Protocol
     from ddr_jax.result import Result, Settings, load_result
     from ddr_jax.store import Store
+    from ddr_jax.teachers import load_teachers
     from ddr_jax.types import InputError
 
 

@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddr_jax import provenance, teachers
+from ddr_jax import provenance
 from ddr_jax.population import Execution, default_execution, train_population
 from ddr_jax.protocol import Protocol
 from ddr_jax.store import Store, identity
+from ddr_jax.teachers import Teachers
 from ddr_jax.train import HELD_OUT_MULTIPLE, HeldOut, Program, Student, TrainingData
 from ddr_jax.types import ArmTable, RealData, Split, fingerprint
 
@@ -32,19 +33,6 @@ class TrainingSet:
     def digests(self) -> tuple[str, str]:
         """Fingerprints of the images and of the targets."""
         return fingerprint(self.images), fingerprint(self.targets)
-
-
-@dataclass(frozen=True, eq=False)
-class Teachers:
-    """T networks of one architecture that label images: `variables` have leaves (T, …)."""
-
-    net: Any
-    variables: Any
-
-    @functools.cached_property
-    def digest(self) -> str:
-        """A fingerprint of all their weights."""
-        return fingerprint(*jax.tree.leaves(self.variables))
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,11 +156,12 @@ def _recall(
     """The records, and the kept weights, of those students that are in the store with all that is needed."""
     records, weights = {}, {}
     for name in wanted if store else ():
-        record, path = store.record(name), store.weights(name)
-        if record is not None and name not in kept:
+        record = store.record(name)
+        variables = store.weights(name) if name in kept else None
+        if record is not None and (name not in kept or variables is not None):
             records[name] = record
-        elif record is not None and path is not None:
-            records[name], weights[name] = record, teachers.load(path)
+        if variables is not None:
+            weights[name] = variables
     return records, weights
 
 
@@ -214,8 +203,7 @@ def _train_group(group, key, tests, splits, execution, runner, keep):
             variables = jax.tree.map(lambda leaf: leaf[i], outcome.variables) if keep else None  # noqa: B023
             job = group[position]
             if runner.store:
-                weights = teachers.to_bytes(variables) if keep else None
-                runner.store.put(job.student, job.facts, record, weights)
+                runner.store.put(job.student, job.facts, record, variables)
             yield job.student, record, variables
 
 

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 from rich.console import Console
@@ -27,6 +27,9 @@ from ddr_jax.protocol import DSA, REAL_EPOCHS, Protocol
 from ddr_jax.protocol import real as real_protocol_of
 from ddr_jax.result import Settings
 from ddr_jax.types import InputError, InputWarning, RealData, nearest
+
+if TYPE_CHECKING:
+    from ddr_jax.teachers import Teachers
 
 PROTOCOL_OPTIONS = (
     *("student", "width", "epochs", "batch_size", "optimizer", "lr", "weight_decay", "momentum", "schedule"),
@@ -108,6 +111,8 @@ class Evaluation(Running):
     """Multiply the loss by the square of the temperature."""
     teachers: int = 1
     """Teachers whose logits are averaged; trained as real-hard students are."""
+    teacher_weights: tuple[Path, ...] = ()
+    """Files of teachers' weights (.safetensors, of --student and --width), instead of training them."""
     readout: Literal["last", "best"] = "last"
     """last: last epoch, rate chosen on validation. best: best epoch and rate on the test set, as ddranking 0.2.0."""
     test_every: int | None = None
@@ -218,11 +223,14 @@ def _run(command: Running) -> None:
 
     from ddr_jax import arms, evaluate, population, store
 
+    given = _given_teachers(command, real)
     execution = dataclasses.replace(population.default_execution(), devices=command.devices)
     kept = store.Store(command.cache) if command.store else None
     with progress_bars() as on_progress:
         runner = arms.Runner(kept, execution, on_progress)
-        result = evaluate.score(sets, real, settings, key=jax.random.key(command.key), runner=runner)
+        result = evaluate.score(
+            sets, real, settings, key=jax.random.key(command.key), runner=runner, given_teachers=given
+        )
     picture = out.with_suffix(".png")
     result.save(out)
     report.save_picture(result, sets, real, picture)
@@ -280,6 +288,14 @@ def _inputs(command: Running) -> tuple[Sequence[distilled.Distilled], RealData]:
         *command.sets, space=command.space, layout=command.layout, soft=command.soft_labels
     )
     return files, datasets.load_dataset(command.real, data_dir=command.data_dir, download=command.download)
+
+
+def _given_teachers(command: Running, real: RealData) -> Teachers | None:
+    if not isinstance(command, Evaluation) or not command.teacher_weights:
+        return None
+    from ddr_jax.teachers import load_teachers
+
+    return load_teachers(*command.teacher_weights, real=real, student=command.student, width=command.width)
 
 
 def _start_jax(command: Running) -> None:

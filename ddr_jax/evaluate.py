@@ -11,14 +11,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from ddr_jax import datasets, distilled, nets, provenance, teachers
-from ddr_jax.arms import Arm, Finished, Runner, Teachers, TrainingSet, train_arms
+from ddr_jax import datasets, distilled, nets, provenance
+from ddr_jax.arms import Arm, Finished, Runner, TrainingSet, train_arms
 from ddr_jax.distilled import Distilled
 from ddr_jax.population import default_execution
 from ddr_jax.protocol import DSA, Protocol, hard
 from ddr_jax.protocol import real as default_real_protocol
 from ddr_jax.readout import read
 from ddr_jax.result import Result, Settings
+from ddr_jax.teachers import Teachers, label
 from ddr_jax.types import DistilledSets, InputError, RealData, fingerprint
 
 DRAWS = 2**31 - 1  # the stream of random subsets; seeds are far below it
@@ -33,11 +34,12 @@ def accuracy(
     *,
     key: jax.Array | None = None,
     runner: Runner | None = None,
+    given_teachers: Teachers | None = None,
     **options: Any,
 ) -> Result:
     """Test accuracy of students trained on each distilled set; arguments as for `label_robust_score`."""
     settings = _defaults("accuracy", protocol or Protocol(), options)
-    return score(sets, real, settings, key=key, runner=runner)
+    return score(sets, real, settings, key=key, runner=runner, given_teachers=given_teachers)
 
 
 def label_robust_score(
@@ -47,6 +49,7 @@ def label_robust_score(
     *,
     key: jax.Array | None = None,
     runner: Runner | None = None,
+    given_teachers: Teachers | None = None,
     **options: Any,
 ) -> Result:
     """HLR, IOR and LRS of distilled sets (arXiv 2505.13300), with every arm's accuracies.
@@ -60,6 +63,7 @@ def label_robust_score(
         protocol: of students trained on the sets and on the random baselines; None is `Protocol()`.
         key: the root of all randomness; None is `jax.random.key(0)`.
         runner: store, execution and progress; None keeps nothing and shows nothing.
+        given_teachers: what `load_teachers` gave; None trains teachers by `real_protocol` where they are needed.
         **options: further fields of `result.Settings`: seeds, weight, real_protocol (by default
             `protocol.real(protocol)`), real_accuracy, teachers, interval, level.
 
@@ -67,7 +71,7 @@ def label_robust_score(
         InputError: if a setting is out of range, or the sets do not fit the real data (see `distilled.prepare`).
     """
     settings = _defaults("lrs", protocol or Protocol(), options)
-    return score(sets, real, settings, key=key, runner=runner)
+    return score(sets, real, settings, key=key, runner=runner, given_teachers=given_teachers)
 
 
 def augmentation_robust_score(
@@ -77,6 +81,7 @@ def augmentation_robust_score(
     *,
     key: jax.Array | None = None,
     runner: Runner | None = None,
+    given_teachers: Teachers | None = None,
     **options: Any,
 ) -> Result:
     """ARS of distilled sets (arXiv 2505.13300); arguments as for `label_robust_score`, `weight` being γ.
@@ -84,7 +89,7 @@ def augmentation_robust_score(
     None as protocol is `Protocol` with DSA, without flips where they change a class.
     """
     settings = _defaults("ars", protocol or Protocol(augment=DSA.for_classes(real.flips)), options)
-    return score(sets, real, settings, key=key, runner=runner)
+    return score(sets, real, settings, key=key, runner=runner, given_teachers=given_teachers)
 
 
 def _defaults(asked: str, protocol: Protocol, options: dict[str, Any]) -> Settings:
@@ -99,25 +104,32 @@ def score(
     *,
     key: jax.Array | None = None,
     runner: Runner | None = None,
+    given_teachers: Teachers | None = None,
 ) -> Result:
     """Any of the scores in one evaluation, whose arms share students wherever they agree.
 
-    `settings.key` is filled in from `key`. A validation split is held out of train if a rate has to be chosen;
-    otherwise nothing is, and a validation split that the dataset fixes is trained on.
+    `settings.key` and `settings.given_teachers` are filled in from the arguments. A validation split is held out of
+    train if a rate has to be chosen; otherwise nothing is, and one that the dataset fixes is trained on.
     """
     began, clock = datetime.now(UTC), time.perf_counter()
     key = jax.random.key(0) if key is None else key
     runner = runner or Runner()
+    settings = replace(
+        settings,
+        key=tuple(provenance.key_facts(key)),
+        given_teachers=None if given_teachers is None else given_teachers.digest,
+    )
     real = (datasets.with_validation if settings.chooses_on_validation else datasets.without_validation)(real)
     prepared = sets if isinstance(sets, DistilledSets) else distilled.prepare(sets, real)
     _check(settings, prepared, real)
 
     source = _Source(prepared, real, settings, key)
     first = train_arms(_real_arms(source), real, key=key, runner=runner)
-    rest = train_arms(_arms(source, _teachers(settings, real, first)), real, key=key, runner=runner)
+    labelers = given_teachers or _teachers(settings, real, first)
+    rest = train_arms(_arms(source, labelers), real, key=key, runner=runner)
     mode = (runner.execution or default_execution()).mode
     return Result(
-        settings=replace(settings, key=tuple(provenance.key_facts(key))),
+        settings=settings,
         tables=first.tables | rest.tables,
         data=_describe(prepared, real),
         environment=provenance.environment(mode) | {"versions": provenance.versions()},
@@ -173,7 +185,7 @@ class _Source:
             images, labels = self.real.train.images[index], self.real.train.labels[index]
             targets = self.one_hot(labels)
             if protocol.labels == "soft":
-                targets = _soften(teachers.label(labelers.net, labelers.variables, images), protocol)
+                targets = _soften(label(labelers.net, labelers.variables, images), protocol)
             draws.append(TrainingSet("random", images, targets))
         return (tuple(draws),)
 
@@ -217,7 +229,7 @@ def _teachers(settings: Settings, real: RealData, finished: Finished) -> Teacher
     protocol = settings.real_protocol
     net = nets.build(protocol.student, width=protocol.width, num_classes=real.num_classes)
     chosen = [finished.weights[table.students[0, rate, seed]] for seed, rate in enumerate(rates)]
-    return Teachers(net, teachers.stack(chosen))
+    return Teachers.of(net, chosen)
 
 
 def _arms(source: _Source, labelers: Teachers | None) -> list[Arm]:

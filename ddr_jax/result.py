@@ -39,6 +39,7 @@ class Settings:
         key: the PRNG key's implementation and words.
         weight: w of the LRS and γ of the ARS, in [0, 1].
         teachers: how many teachers' logits are averaged, where labels come from teachers.
+        given_teachers: the fingerprint of teachers that were given; None trains them.
         interval: ``t`` (Student's) or ``bootstrap`` (bias-corrected), over seeds.
         level: coverage that the intervals aim at.
     """
@@ -51,6 +52,7 @@ class Settings:
     key: tuple[Any, ...] = ()
     weight: float = 0.5
     teachers: int = 1
+    given_teachers: str | None = None
     interval: str = "t"
     level: float = 0.95
 
@@ -85,9 +87,10 @@ class Settings:
 
     @property
     def trains_teachers(self) -> bool:
-        """Whether something is labelled by teachers: batches in mode M, random baselines in mode S."""
+        """Whether teachers label something (batches in mode M, random baselines in mode S) and none are given."""
         baselines = self.scores != ("accuracy",)
-        return self.protocol.labels == "teacher" or (self.protocol.labels == "soft" and baselines)
+        needed = self.protocol.labels == "teacher" or (self.protocol.labels == "soft" and baselines)
+        return needed and self.given_teachers is None
 
     @property
     def chooses_on_validation(self) -> bool:

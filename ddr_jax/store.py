@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ddr_jax import teachers
 from ddr_jax.files import write_atomically
-from ddr_jax.types import InputWarning
+from ddr_jax.types import InputError, InputWarning
 
 
 def identity(facts: dict[str, Any]) -> str:
@@ -43,15 +44,19 @@ class Store:
             warnings.warn(f"{path} is unreadable ({error}); training that student anew", InputWarning, stacklevel=2)
             return None
 
-    def weights(self, student: str) -> Path | None:
-        """The file of the student's final weights, or None if they were not kept."""
+    def weights(self, student: str) -> Any:
+        """The variables of the trained student, or None if they were not kept."""
         path = self._weights_path(student)
-        return path if path.exists() else None
+        try:
+            return teachers.load(path) if path.exists() else None
+        except InputError as error:
+            warnings.warn(f"{error}; training that student anew", InputWarning, stacklevel=2)
+            return None
 
-    def put(self, student: str, facts: dict[str, Any], record: dict[str, Any], weights: bytes | None) -> None:
+    def put(self, student: str, facts: dict[str, Any], record: dict[str, Any], variables: Any = None) -> None:
         """Keeps a finished student; its weights first, so that a record never promises what is not there."""
-        if weights is not None:
-            write_atomically(self._weights_path(student), weights)
+        if variables is not None:
+            write_atomically(self._weights_path(student), teachers.to_bytes(variables))
         content = json.dumps({"facts": facts, "record": record}, allow_nan=False)
         write_atomically(self._record_path(student), content.encode())
 

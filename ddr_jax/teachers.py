@@ -2,23 +2,64 @@
 
 from __future__ import annotations
 
+import functools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from ddr_jax import nets
-from ddr_jax.types import fingerprint
+from ddr_jax.types import InputError, RealData, fingerprint
 
 SEPARATOR = "."
 
 
-def stack(teachers: list[Any]) -> Any:
-    """Stacks the variables of T teachers of one architecture along a new first axis."""
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *teachers)
+@dataclass(frozen=True, eq=False)
+class Teachers:
+    """T networks of one architecture that label images: `variables` have leaves (T, …)."""
+
+    net: Any
+    variables: Any
+
+    @classmethod
+    def of(cls, net: Any, each: Sequence[Any]) -> Teachers:
+        """Of the variables of each teacher."""
+        return cls(net, jax.tree.map(lambda *leaves: np.stack(leaves), *each))
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """A fingerprint of all their weights."""
+        return fingerprint(*jax.tree.leaves(self.variables))
+
+
+def load_teachers(*paths: str | os.PathLike, real: RealData, student: str = "ConvNet-3", width: int = 128) -> Teachers:
+    """Reads teachers of one architecture from .safetensors files, one each, as an evaluation keeps them.
+
+    Raises:
+        InputError: if a file is missing, is no such file, or holds other weights than the network `student` of
+            that width has for the real data's images and classes.
+    """
+    nets.check(student, real.image_shape)
+    net = nets.build(student, width=width, num_classes=real.num_classes)
+    expected = _flatten(jax.eval_shape(lambda: nets.init(net, jax.random.key(0), real.image_shape)))
+    each = [load(Path(path)) for path in paths]
+    for path, variables in zip(paths, each, strict=True):
+        shapes = {name: array.shape for name, array in _flatten(variables).items()}
+        for name in sorted(expected.keys() | shapes.keys()):
+            want, got = (getattr(expected.get(name), "shape", "none"), shapes.get(name, "none"))
+            if want != got:
+                raise InputError(
+                    f"{path}: the teacher's {name} has shape {got}, but {student} of width {width} for "
+                    f"{real.name} has {want}: name the architecture and data that it was trained with"
+                )
+    return Teachers.of(net, each)
 
 
 def mean_logits(net: Any, teachers: Any, images: jax.Array) -> jax.Array:
@@ -35,20 +76,23 @@ def label(net: Any, teachers: Any, images: np.ndarray, batch: int = 256) -> np.n
     return np.concatenate(jax.device_get(logits))[: len(images)]
 
 
-def digest(teachers: Any) -> str:
-    """A fingerprint of the weights of stacked teachers."""
-    return fingerprint(*jax.tree.leaves(teachers))
-
-
 def to_bytes(variables: Any) -> bytes:
     """Nested variables as the bytes of a .safetensors file, names joined by dots."""
-    return save({k: np.ascontiguousarray(v) for k, v in _flatten(variables).items()})
+    return save({name: np.ascontiguousarray(leaf) for name, leaf in _flatten(variables).items()})
 
 
 def load(path: Path) -> Any:
-    """Reads nested variables from a .safetensors file written by `to_bytes`."""
+    """Reads nested variables from a .safetensors file written by `to_bytes`.
+
+    Raises:
+        InputError: if the file is missing or is not .safetensors.
+    """
+    try:
+        arrays = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"Cannot read weights from {path}: {error}; give a .safetensors file") from error
     variables: dict[str, Any] = {}
-    for name, array in load_file(path).items():
+    for name, array in arrays.items():
         *parents, leaf = name.split(SEPARATOR)
         node = variables
         for parent in parents:
@@ -57,9 +101,9 @@ def load(path: Path) -> Any:
     return variables
 
 
-def _flatten(tree: Any, prefix: str = "") -> dict[str, np.ndarray]:
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(tree, dict):
-        return {prefix: np.asarray(tree)}
+        return {prefix: tree}
     flat = {}
     for name, child in tree.items():
         flat |= _flatten(child, f"{prefix}{SEPARATOR}{name}" if prefix else name)

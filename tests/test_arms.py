@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from ddr_jax import train
-from ddr_jax.arms import Arm, Runner, Teachers, TrainingSet, train_arms
+from ddr_jax.arms import Arm, Runner, TrainingSet, train_arms
 from ddr_jax.protocol import DSA, Protocol
 from ddr_jax.store import Store
+from ddr_jax.teachers import Teachers
 
 PROTOCOL = Protocol(student="ConvNet-1", width=4, epochs=2, lr=(0.01, 0.1), test_every=1)
 KEY = jax.random.key(0)
@@ -144,7 +145,7 @@ def test_teacher_labels_make_other_students(real, finished):
     trained = run([arm(sets=1, seeds=1, keep=True)], real)
     weights = trained.weights[trained.tables["syn-any"].students[0, 1, 0]]
     program = next(iter(trained.programs))
-    teachers = Teachers(program.net, jax.tree.map(lambda leaf: leaf[None], weights))
+    teachers = Teachers.of(program.net, [weights])
     protocol = dataclasses.replace(PROTOCOL, labels="teacher")
     labelled = run([arm(sets=1, seeds=1, protocol=protocol, teachers=teachers)], real)
     assert first not in labelled.tables["syn-any"].students

@@ -139,6 +139,7 @@ def test_digits_are_not_flipped_unless_asked():
         (["lrs", "mine.npz", "--real", "digits", "--real-accuracy", "98"], "divide percentages by 100"),
         (["ars", "mine.npz", "--real", "digits", "--augment", "none"], "augment is none"),
         (["ars", "mine.npz", "--real", "digits", "--dsa-strategy", "crap"], "did you mean 'crop'"),
+        (["lrs", "mine.npz", "--real", "digits", "--labels", "teacher", "--teacher-weights", "mine.npz"], "Cannot read"),
         (["lrs", "mine.npz", "--real", "digits", "--key", "-1"], "from 0 to 2**32"),
         (["lrs", "mine.npz", "--real", "digits", "--out", "r.txt"], "ends in .json"),
         (["lrs", "mine.npz", "--real", "digits", "--out", "mine.npz/r.json"], "choose another place"),

@@ -173,6 +173,18 @@ def test_kept_teachers_are_reused(real, tmp_path):
     np.testing.assert_array_equal(second.tables["teacher"].students, first.tables["teacher"].students)
 
 
+def test_given_teachers_are_used_instead_of_training_some(real, tmp_path):
+    teacher = settings("accuracy", protocol=protocol(labels="teacher"), seeds=1)
+    trained = ddr.score(distilled(), real, teacher, runner=ddr.Runner(store=ddr.Store(tmp_path)))
+    (path,) = (tmp_path / "weights").iterdir()
+    given = ddr.load_teachers(path, real=real, student="ConvNet-1", width=4)
+    again = ddr.score(distilled(), real, teacher, given_teachers=given)
+    assert set(again.tables) == {"syn-any"}
+    np.testing.assert_array_equal(again.tables["syn-any"].students, trained.tables["syn-any"].students)
+    np.testing.assert_array_equal(again.tables["syn-any"].test, trained.tables["syn-any"].test)
+    assert again.settings.given_teachers == given.digest
+
+
 def test_another_teacher_makes_other_students(real):
     teacher = settings("accuracy", protocol=protocol(labels="teacher"), seeds=1)
     longer = dataclasses.replace(teacher, real_protocol=dataclasses.replace(REAL, epochs=3))
