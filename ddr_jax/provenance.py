@@ -14,7 +14,7 @@ import numpy as np
 
 import ddr_jax
 
-NUMERICS = ("augment.py", "losses.py", "nets", "optim.py", "population.py", "train.py")
+NUMERICS = ("augment.py", "losses.py", "nets", "optim.py", "population.py", "teachers.py", "train.py")
 
 
 @functools.cache
