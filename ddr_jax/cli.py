@@ -67,10 +67,15 @@ class Evaluation(Running):
     """Options of the commands that score a user's sets."""
 
     sets: Positional[tuple[Path, ...]] = field(kw_only=True)
-    """Distilled sets, .npz files of one shape; a file may hold several runs."""
+    """Distilled sets of one shape: .npz, .safetensors, .npy, .pt, or folders of images by class. A file may hold
+    several runs."""
     real: str = field(kw_only=True)
-    """Real data: digits, a tensorflow-datasets name (mnist, fashion_mnist, svhn_cropped, cifar10, cifar100), or
-    an .npz with x_train, y_train, x_test, y_test."""
+    """Real data: digits, the name of a dataset, an .npz with x_train, y_train, x_test, y_test, or a folder
+    (torchvision's ImageFolder, idx .gz, cifar-10-batches-py)."""
+    size: int | None = None
+    """Side that images of a folder are resized to. Default: the dataset's usual one."""
+    labels_file: tuple[Path, ...] = ()
+    """Labels of sets whose files hold images alone: one file for all sets, or one for each."""
     space: Literal["pixels", "normalised"] | None = None
     """What the images' numbers are, where the file does not say."""
     layout: Literal["NHWC", "NCHW"] | None = None
@@ -85,16 +90,16 @@ class Evaluation(Running):
     """Passes over the set."""
     batch_size: int = 256
     """Images per step."""
-    optimizer: Literal["sgd"] = "sgd"
-    """SGD with momentum."""
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    """SGD with momentum, Adam with coupled decay, or AdamW, as PyTorch defines them."""
     lr: tuple[float, ...] = (0.01,)
     """Learning rate per step; several are a grid, chosen from on a validation split."""
     weight_decay: float = 5e-4
-    """Coupled: added to the gradient, times the weight."""
+    """Added to the gradient, times the weight; AdamW decays the weight itself."""
     momentum: float = 0.9
     """Of SGD."""
-    schedule: Literal["step", "constant"] = "step"
-    """step: the rate drops to a tenth every step-size epochs."""
+    schedule: Literal["step", "constant", "cosineannealing", "cosine"] = "step"
+    """step: to a tenth every step-size epochs; cosineannealing: to 0; cosine: to a half, as ddranking 0.2.0."""
     step_size: int | None = None
     """In epochs. Default: half of the epochs."""
     augment: Augment = "none"
@@ -284,10 +289,12 @@ def _augment(name: str, strategy: str | None, flips: bool) -> DSA | None:
 def _inputs(command: Running) -> tuple[Sequence[distilled.Distilled], RealData]:
     if not isinstance(command, Evaluation):
         return demo.distilled_set(), datasets.load_dataset("digits")
+    labels = command.labels_file[0] if len(command.labels_file) == 1 else command.labels_file or None
     files = distilled.load_distilled(
-        *command.sets, space=command.space, layout=command.layout, soft=command.soft_labels
+        *command.sets, labels=labels, space=command.space, layout=command.layout, soft=command.soft_labels
     )
-    return files, datasets.load_dataset(command.real, data_dir=command.data_dir, download=command.download)
+    real = datasets.load_dataset(command.real, size=command.size, data_dir=command.data_dir, download=command.download)
+    return files, real
 
 
 def _given_teachers(command: Running, real: RealData) -> Teachers | None:

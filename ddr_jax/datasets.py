@@ -1,21 +1,20 @@
-"""Real data: the bundled digits, `.npz` files and tensorflow-datasets, checked and normalised on the host."""
+"""Real data: the bundled digits, `.npz` files, folders and tensorflow-datasets, checked and normalised on the host."""
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import os
 import re
 import warnings
-import zipfile
-import zlib
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ddr_jax import folders
+from ddr_jax.folders import Tree
+from ddr_jax.readers import read_npz
 from ddr_jax.types import InputError, InputWarning, RealData, Split, nearest
 
 MAX_VALIDATION = 5_000  # images held out at most
@@ -36,14 +35,30 @@ class _Known:
     flips: bool
     train: int
     test: int
+    folder: str = ""  # that its files are published in
+    tree: Tree | None = None
 
 
+def _imagenet(*chosen: int, size: int = 128, classes: int = 1000, folder: str = "") -> _Known:
+    """A dataset of ImageNet's family, whose images cannot be counted: copies differ."""
+    return _Known((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), True, 0, 0, folder, Tree(size, classes, chosen or None))
+
+
+# The ten-class subsets are those of MTT (arXiv 2203.11932), their classes in the order of DD-Ranking 0.2.0.
 _KNOWN = {
-    "mnist": _Known((0.1307,), (0.3081,), False, 60_000, 10_000),
-    "fashion_mnist": _Known((0.2860,), (0.3530,), True, 60_000, 10_000),
+    "mnist": _Known((0.1307,), (0.3081,), False, 60_000, 10_000, "MNIST/raw"),
+    "fashion_mnist": _Known((0.2860,), (0.3530,), True, 60_000, 10_000, "FashionMNIST/raw"),
     "svhn_cropped": _Known((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), False, 73_257, 26_032),
-    "cifar10": _Known((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), True, 50_000, 10_000),
-    "cifar100": _Known((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), True, 50_000, 10_000),
+    "cifar10": _Known((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), True, 50_000, 10_000, "cifar-10-batches-py"),
+    "cifar100": _Known((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), True, 50_000, 10_000, "cifar-100-python"),
+    "tinyimagenet": _imagenet(size=64, classes=200, folder="tiny-imagenet-200"),
+    "imagenet1k": _imagenet(size=224),
+    "imagenette": _imagenet(0, 217, 482, 491, 497, 566, 569, 571, 574, 701),
+    "imagewoof": _imagenet(193, 182, 258, 162, 155, 167, 159, 273, 207, 229),
+    "imagemeow": _imagenet(281, 282, 283, 284, 285, 291, 292, 290, 289, 287),
+    "imagesquawk": _imagenet(84, 130, 88, 144, 145, 22, 96, 9, 100, 89),
+    "imagefruit": _imagenet(953, 954, 949, 950, 951, 957, 952, 945, 943, 948),
+    "imageyellow": _imagenet(309, 986, 954, 951, 987, 779, 599, 291, 72, 11),
 }
 
 DATASETS = ("digits", *_KNOWN)
@@ -52,10 +67,11 @@ DATASETS = ("digits", *_KNOWN)
 def load_dataset(
     name_or_path: str | os.PathLike,
     *,
+    size: int | tuple[int, int] | None = None,
     data_dir: str | os.PathLike | None = None,
     download: bool = False,
 ) -> RealData:
-    """Read a real dataset: a name of `DATASETS`, or the path of an `.npz`.
+    """Read a real dataset: a name of `DATASETS`, or the path of an `.npz` or of a folder.
 
     An `.npz` holds `x_train`, `y_train`, `x_test`, `y_test` and may hold `x_validation`, `y_validation`.
     Images are (N, H, W), (N, H, W, 1 or 3) or (N, 1 or 3, H, W); uint8 (pixel = value / 255, or / `white` if
@@ -64,18 +80,58 @@ def load_dataset(
     stem that names a published dataset (`cifar10_small.npz`), or all of its images under another name, bring that
     one's; otherwise mean and std are those of the train images, and `flips` is true.
 
-    A name other than `digits` is read with tensorflow-datasets from files prepared under `data_dir` (by
-    default $TFDS_DATA_DIR or ~/tensorflow_datasets); only `download` fetches and prepares them, which needs
-    TensorFlow. Raises `InputError` for anything missing, unreadable or inconsistent.
+    A folder is told by its content: the files of MNIST and Fashion-MNIST (idx, gzipped), cifar-10-batches-py,
+    cifar-100-python (only arrays, numbers and text are unpickled), or images as for torchvision's ImageFolder,
+    `train/CLASS/...` and `val/CLASS/...` or `test/CLASS/...`; with both, `val` is the validation split. Images are
+    resized to `size`, a side or (H, W), bilinear with antialiasing and without keeping proportions; by default they
+    stay as they are.
+
+    A name other than `digits` is read from such a folder if `data_dir` is or contains it: ImageNet's family always
+    (with `val` to test on; resized to 64, 128 or 224; the ten-class subsets from a complete ImageNet), the others
+    else with tensorflow-datasets from files prepared under `data_dir` (by default $TFDS_DATA_DIR or
+    ~/tensorflow_datasets); only `download` fetches and prepares those, which needs TensorFlow.
+    Raises `InputError` for anything missing, unreadable or inconsistent.
     """
     text = os.fspath(name_or_path)
-    if text == "digits":
-        return _load_npz(_DIGITS)
+    sides = _sides(size)
+    path = _DIGITS if text == "digits" else Path(text).expanduser()
     if text in _KNOWN:
-        return _load_tfds(text, data_dir, download)
-    if Path(text).suffix or os.sep in text:
-        return _load_npz(Path(text).expanduser())
-    raise InputError(f"unknown dataset {text!r}: {nearest(text, DATASETS)}, or the path of an .npz file")
+        return _load_known(text, sides, data_dir, download)
+    if path.is_dir():
+        name = path.resolve().name
+        known = _KNOWN.get(folders.kind(path) or "") or _known_by_stem(name)
+        return _real_data(name, folders.read_folder(path, sides), str(path), known)
+    if sides is not None:
+        raise InputError(f"{text}: {folders.NO_SIZE}")
+    if path.suffix or os.sep in text:
+        return _load_npz(path)
+    raise InputError(f"unknown dataset {text!r}: {nearest(text, DATASETS)} Or give a path: an .npz file or a folder")
+
+
+def _sides(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    sides = (size, size) if isinstance(size, int) else size
+    if sides is not None and (len(sides) != 2 or min(sides) < 1):
+        raise InputError(f"size must be a side or (height, width) in pixels, got {size}")
+    return sides
+
+
+def _load_known(
+    name: str, size: tuple[int, int] | None, data_dir: str | os.PathLike | None, download: bool
+) -> RealData:
+    """A dataset by name: from a folder in its published form if `data_dir` leads to one, else tensorflow-datasets."""
+    known = _KNOWN[name]
+    if data_dir is not None:
+        root = Path(data_dir).expanduser()
+        forms = ("images", "idx" if name.endswith("mnist") else name)
+        for folder in (root, root / known.folder, root / name):
+            if folders.kind(folder) in forms:
+                return _real_data(name, folders.read_folder(folder, size, known.tree), str(folder), known)
+    if known.tree is not None:
+        where = "set data_dir (--data-dir) to" if data_dir is None else f"{data_dir} is not"
+        raise InputError(f"{name} is read from images on disk: {where} a folder with train/CLASS/... and val/CLASS/...")
+    if size is not None:
+        raise InputError(f"{name}: {folders.NO_SIZE}")
+    return _load_tfds(name, data_dir, download)
 
 
 def with_validation(real: RealData, share: float = 0.1) -> RealData:
@@ -134,44 +190,6 @@ def random_subset(labels: np.ndarray | Split, counts: np.ndarray, rng: np.random
 # Checks that distilled.py shares
 
 
-def read_npz(path: Path, required: Iterable[str], optional: Iterable[str] = ()) -> dict[str, np.ndarray]:
-    """The named arrays of an `.npz`, never unpickling; raises `InputError` if missing or unreadable."""
-    if path.suffix != ".npz":
-        raise InputError(f"{path}: only .npz files are read; save the arrays with numpy.savez")
-    if not path.is_file():
-        raise InputError(f"{path}: no such file{_nearest_file(path)}")
-    try:
-        if not zipfile.is_zipfile(path):
-            raise InputError(f"{path}: not an .npz file, or cut short; copy or make it again")
-        with np.load(path, allow_pickle=False) as file:
-            missing = [key for key in required if key not in file]
-            if missing:
-                raise InputError(f"{path}: no {', '.join(missing)}; it holds {', '.join(file) or 'nothing'}")
-            return {key: _member(file, key, path) for key in (*required, *optional) if key in file}
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
-
-
-def _member(file: Mapping[str, np.ndarray], key: str, path: Path) -> np.ndarray:
-    try:
-        return file[key]
-    except ValueError as error:
-        raise InputError(
-            f"{path}: {key} cannot be read without unpickling, which could run a stranger's code; "
-            "save it as an array of numbers or text"
-        ) from error
-    except (zlib.error, zipfile.BadZipFile, EOFError, OSError) as error:
-        raise InputError(f"{path}: {key} is damaged ({error}); copy or make the file again") from error
-
-
-def _nearest_file(path: Path) -> str:
-    if not path.parent.is_dir():
-        return f", and no folder {path.parent}"
-    names = [file.name for file in path.parent.iterdir()]
-    close = difflib.get_close_matches(path.name, names, n=1)
-    return f"; did you mean {path.with_name(close[0])}?" if close else ""
-
-
 def class_indices(labels: np.ndarray, where: str) -> np.ndarray:
     """`labels` as int32, of the same shape; raises `InputError` unless they are whole and not negative."""
     labels = np.asarray(labels)
@@ -214,6 +232,8 @@ def normalise(pixels: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarr
 
 
 def _load_npz(path: Path) -> RealData:
+    if path.suffix != ".npz":
+        raise InputError(f"{path}: no such folder, and only .npz files are read; save the arrays with numpy.savez")
     raw = read_npz(path, _REQUIRED, _OPTIONAL)
     for half, other in (("mean", "std"), ("x_validation", "y_validation")):
         if (half in raw) != (other in raw):

@@ -9,15 +9,17 @@ import io
 import os
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ddr_jax.datasets import channel_constants, class_indices, normalise, read_npz
+from ddr_jax import readers
+from ddr_jax.datasets import channel_constants, class_indices, normalise
 from ddr_jax.files import write_atomically
+from ddr_jax.readers import host_array
 from ddr_jax.types import DistilledSets, InputError, InputWarning, RealData, nearest
 
 SPACES = ("pixels", "normalised")
@@ -36,6 +38,7 @@ class Distilled:
     (N, C) or (R, N, C). At least one kind of label is needed. `space` says what the numbers are: "pixels"
     (uint8, or floats in [0, 1]) or "normalised", by `mean` and `std` (K,) if given, else by the real data's.
     `layout` is "NHWC" or "NCHW", `soft` "logits" or "probabilities"; None where nobody said.
+    Arrays may be given as NumPy's, JAX's or PyTorch's, on any device; they are kept as NumPy's.
     Raises `InputError` for any other word.
     """
 
@@ -50,6 +53,9 @@ class Distilled:
     std: np.ndarray | None = None
 
     def __post_init__(self):
+        for field in ("images", *_ARRAYS):
+            if (value := getattr(self, field)) is not None:
+                object.__setattr__(self, field, host_array(value))
         for field, valid in (("space", SPACES), ("layout", LAYOUTS), ("soft", SOFT_LABELS)):
             value = getattr(self, field)
             if value is not None and value not in valid:
@@ -60,21 +66,32 @@ class Distilled:
 
 def load_distilled(
     *paths: str | os.PathLike,
+    labels: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
     space: str | None = None,
     layout: str | None = None,
     soft: str | None = None,
 ) -> tuple[Distilled, ...]:
-    """Read one or more `.npz` files of distilled sets; `prepare` checks them against real data.
+    """Read one or more distilled sets as people store them; `prepare` checks them against real data.
 
-    A file holds `images` and `labels` or `soft_labels` or both, and may hold `space`, `layout`, `soft`,
-    `mean` and `std`: shapes and meanings as in `Distilled`. What is declared here wins over the file, with
-    an `InputWarning` where they contradict. Raises `InputError` for a file that is missing or unreadable.
+    A path is one of these:
+        `.npz` or `.safetensors` (text in its metadata) with `images` and `labels` or `soft_labels` or both; it may
+            also hold `space`, `layout`, `soft`, `mean` and `std`: shapes and meanings as in `Distilled`;
+        `.pt`, which needs PyTorch: a dictionary with the same keys, or that of the DC family, {"data": [[images,
+            labels], one per run], ...}, or a bare tensor of images; only tensors, numbers and text are unpickled;
+        `.npy`: images;
+        a folder with one sub-folder of images (PNG, JPEG, ...) for each class, in the order of their names: pixels.
+
+    Images that come alone have their labels in another file, `.npy` or `.pt`: `labels` is its path, or one path for
+    each of `paths`. One number per image is its class, one row per image its soft label.
+    What is declared here wins over the file, with an `InputWarning` where they contradict. Raises `InputError` for
+    a file that is missing or unreadable, for images without labels, and for `labels` where a file holds its own.
     """
     files = [Path(path).expanduser() for path in paths]
-    stems = Counter(path.stem for path in files)
+    names = [path.resolve().name if path.is_dir() else path.stem for path in files]
     said = {"space": space, "layout": layout, "soft": soft}
     return tuple(
-        _load(path, path.stem if stems[path.stem] == 1 else path.with_suffix("").as_posix(), said) for path in files
+        _load(path, name if names.count(name) == 1 else path.with_name(name).as_posix(), beside, said)
+        for path, name, beside in zip(files, names, _labels_files(files, labels), strict=True)
     )
 
 
@@ -133,8 +150,32 @@ def save_distilled(
 # One file
 
 
-def _load(path: Path, name: str, said: dict[str, str | None]) -> Distilled:
-    raw: dict[str, Any] = dict(read_npz(path, ("images",), (*_ARRAYS, *_DECLARATIONS)))
+def _labels_files(
+    files: list[Path], labels: str | os.PathLike | Sequence[str | os.PathLike] | None
+) -> Sequence[Path | None]:
+    """The labels file of each images file, or None."""
+    if labels is None:
+        return [None] * len(files)
+    paths = [labels] if isinstance(labels, str | os.PathLike) else labels
+    given = [Path(path).expanduser() for path in paths]
+    if len(given) not in (1, len(files)):
+        raise InputError(
+            f"{len(given)} labels files for {len(files)} distilled sets; give one for all, or one for each in order"
+        )
+    return given * len(files) if len(given) == 1 else given
+
+
+def _load(path: Path, name: str, beside: Path | None, said: dict[str, str | None]) -> Distilled:
+    raw = _content(path)
+    own = [key for key in ("labels", "soft_labels") if key in raw]
+    if beside is not None and own:
+        raise InputError(f"{path}: holds {' and '.join(own)} of its own, so {beside} cannot be used; leave it out")
+    if beside is not None:
+        raw |= _labels_entry(host_array(raw["images"]), readers.read_array(beside))
+    elif not own:
+        raise InputError(
+            f"{path}: has neither labels nor soft_labels; name the file that holds them (labels=..., --labels-file ...)"
+        )
     for field in _DECLARATIONS:
         stored = str(raw[field]) if field in raw else None
         if None not in (stored, said[field]) and stored != said[field]:
@@ -143,9 +184,46 @@ def _load(path: Path, name: str, said: dict[str, str | None]) -> Distilled:
     return Distilled(name, **raw)
 
 
+def _content(path: Path) -> dict[str, Any]:
+    """Fields of `Distilled` by name, as a file or a folder holds them: `images` at least."""
+    optional = (*_ARRAYS, *_DECLARATIONS)
+    if path.is_dir():
+        images, labels = readers.read_classes(path)
+        return {"images": images, "labels": labels, "space": "pixels", "layout": "NHWC"}
+    if path.suffix == ".npz":
+        return dict(readers.read_npz(path, ("images",), optional))
+    if path.suffix == ".safetensors":
+        return readers.read_safetensors(path, ("images",), optional)
+    if path.suffix != ".pt":
+        return {"images": readers.read_array(path)}
+    content = readers.read_pt(path)
+    if not isinstance(content, Mapping):
+        return {"images": readers.as_array(content, path)}
+    if "images" not in content and "data" in content:
+        return _runs_of_dc(content["data"], path)
+    entries = readers.pick(content, ("images",), optional, path)
+    return {key: value if key in _DECLARATIONS else readers.as_array(value, path) for key, value in entries.items()}
+
+
+def _runs_of_dc(runs: Any, path: Path) -> dict[str, np.ndarray]:
+    """The DC family's list of [images, labels], one for each run, stacked."""
+    try:
+        images, labels = (np.stack([host_array(part) for part in parts]) for parts in zip(*runs, strict=True))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: data must be a list with [images, labels] of each run, all of one shape ({error})"
+        ) from error
+    return {"images": images, **_labels_entry(images, labels)}
+
+
+def _labels_entry(images: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Labels under their name: soft where they have an axis more than the images have before (H, W, K)."""
+    return {"soft_labels" if labels.ndim == images.ndim - 2 else "labels": labels}
+
+
 def _with_runs(file: Distilled) -> Distilled:
     """The same with a leading axis of runs, once the numbers of runs, images and labels agree."""
-    images = np.asarray(file.images)
+    images = file.images
     if images.ndim not in (4, 5) or not images.size:
         raise InputError(
             f"{file.name}: images must be (N, H, W, K), (N, K, H, W) or one of these after an axis of runs, "
@@ -162,7 +240,7 @@ def _with_runs(file: Distilled) -> Distilled:
 def _labels_with_runs(file: Distilled, field: str, shape: tuple[int, int], ndim: int) -> np.ndarray | None:
     if getattr(file, field) is None:
         return None
-    given = np.asarray(getattr(file, field))
+    given = getattr(file, field)
     labels = given[None] if given.ndim == ndim - 1 else given
     if labels.ndim != ndim or labels.shape[:2] != shape:
         form = "(N,) or (runs, N)" if field == "labels" else "(N, classes) or (runs, N, classes)"
@@ -173,9 +251,8 @@ def _labels_with_runs(file: Distilled, field: str, shape: tuple[int, int], ndim:
 
 
 def _run_names(file: Distilled) -> list[str]:
-    images = np.asarray(file.images)
-    if images.ndim == 5 and len(images) > 1:
-        return [f"{file.name}[{i}]" for i in range(len(images))]
+    if file.images.ndim == 5 and len(file.images) > 1:
+        return [f"{file.name}[{i}]" for i in range(len(file.images))]
     return [file.name]
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from ddr_jax.nets.names import find
 from ddr_jax.types import InputError, nearest
 
-OPTIMIZERS = ("sgd",)
-SCHEDULES = ("step", "constant")
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("step", "constant", "cosineannealing", "cosine")
 LOSSES = ("ce", "kl")
 LABELS = ("hard", "soft", "teacher")
 READOUTS = ("last", "best")
@@ -73,9 +73,11 @@ class Protocol:
         batch_size: images per step; the last, smaller batch of an epoch is used as it is.
         optimizer: one of `OPTIMIZERS`.
         lr: learning rates per step before the schedule; more than one is a grid to choose from.
-        weight_decay: added to the gradient as ``weight_decay * weight`` (coupled), on every parameter.
-        momentum: of SGD, without Nesterov.
-        schedule: one of `SCHEDULES`; ``step`` multiplies the rate by 0.1 every `step_size` epochs.
+        weight_decay: of every parameter; added to the gradient as ``weight_decay * weight`` (coupled), but for
+            ``adamw``, which is decoupled.
+        momentum: of SGD, without Nesterov; Adam's β are fixed at (0.9, 0.999).
+        schedule: one of `SCHEDULES`; ``step`` multiplies the rate by 0.1 every `step_size` epochs,
+            ``cosineannealing`` ends at 0, ``cosine`` at a half of the rate, as ddranking 0.2.0 has it.
         step_size: in epochs; None means half of the epochs.
         augment: augmentation of the training batches, or None.
         labels: ``hard`` class indices, ``soft`` labels stored with the set (mode S), or ``teacher`` labels of

@@ -10,8 +10,9 @@ import ddr_jax
 PACKAGE = Path(ddr_jax.__file__).parent
 FLOORS = (  # imports go from a later line to an earlier one
     ("types",),
-    ("files", "nets", "losses", "metrics", "intervals", "optim", "augment"),
-    ("protocol", "datasets"),
+    ("files", "readers", "nets", "losses", "metrics", "intervals", "optim", "augment"),
+    ("protocol", "folders"),
+    ("datasets",),
     ("distilled", "teachers", "readout"),
     ("train", "store"),
     ("population", "report"),

@@ -3,12 +3,13 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
 
 import ddr_jax as ddr
-from ddr_jax import cli, datasets
+from ddr_jax import cli, datasets, protocol
 
 QUICK = ["--student", "ConvNet-1", "--width", "4", "--epochs", "2", "--real-epochs", "1", "--seeds", "2"]
 DEVICES = ["--devices", "2"]  # as many as conftest made
@@ -110,6 +111,30 @@ def test_options_reach_the_settings(saved):
     assert (settings.weight, settings.teachers, settings.scores) == (0.25, 2, ("lrs",))
 
 
+@pytest.mark.parametrize("option", ["optimizer", "schedule", "labels", "loss", "readout"])
+def test_choices_are_those_of_the_protocol(option):
+    registry = {"loss": "LOSSES", "labels": "LABELS"}.get(option, f"{option}s".upper())
+    assert get_args(get_type_hints(cli.Evaluation)[option]) == getattr(protocol, registry)
+
+
+def test_sets_and_labels_may_come_in_files_of_their_own(saved):
+    content = np.load(saved())
+    np.save("images.npy", content["images"])
+    np.save("classes.npy", content["labels"])
+    arguments = ("images.npy", "--labels-file", "classes.npy", "--space", "normalised", "--real", "digits")
+    assert run("accuracy", *arguments, *QUICK, *DEVICES, "--optimizer", "adamw", "--schedule", "cosine") == 0
+    alone = json.loads(Path("results/accuracy-images.json").read_text())
+    assert (
+        run(
+            "accuracy", "mine.npz", "--real", "digits", *QUICK, *DEVICES, "--optimizer", "adamw", "--schedule", "cosine"
+        )
+        == 0
+    )
+    together = json.loads(Path("results/accuracy-mine.json").read_text())
+    assert together["data"]["sets"][0]["digest"] == alone["data"]["sets"][0]["digest"]
+    assert together["times"]["students_reused"] == 2
+
+
 def test_digits_are_not_flipped_unless_asked():
     command = cli._parse(["ars", "x.npz", "--real", "digits"])
     assert "flip" not in cli._settings(command, flips=False).protocol.augment.operations
@@ -139,7 +164,10 @@ def test_digits_are_not_flipped_unless_asked():
         (["lrs", "mine.npz", "--real", "digits", "--real-accuracy", "98"], "divide percentages by 100"),
         (["ars", "mine.npz", "--real", "digits", "--augment", "none"], "augment is none"),
         (["ars", "mine.npz", "--real", "digits", "--dsa-strategy", "crap"], "did you mean 'crop'"),
-        (["lrs", "mine.npz", "--real", "digits", "--labels", "teacher", "--teacher-weights", "mine.npz"], "Cannot read"),
+        (
+            ["lrs", "mine.npz", "--real", "digits", "--labels", "teacher", "--teacher-weights", "mine.npz"],
+            "Cannot read",
+        ),
         (["lrs", "mine.npz", "--real", "digits", "--key", "-1"], "from 0 to 2**32"),
         (["lrs", "mine.npz", "--real", "digits", "--out", "r.txt"], "ends in .json"),
         (["lrs", "mine.npz", "--real", "digits", "--out", "mine.npz/r.json"], "choose another place"),

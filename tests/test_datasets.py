@@ -1,10 +1,12 @@
 import gzip
 import io
+import pickle
 import shutil
 import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ddr_jax import datasets
 from ddr_jax.datasets import load_dataset, random_subset, with_validation, without_validation
@@ -223,17 +225,255 @@ def test_unknown_name_offers_the_nearest_one():
         load_dataset("cifar-10")
 
 
-@pytest.mark.shared
-def test_mnists_test_images_are_normalised_to_its_published_constants(shared, tmp_path):
-    def idx(name, header):
-        raw = gzip.decompress((shared / "data" / "mnist" / f"{name}-ubyte.gz").read_bytes())
-        return np.frombuffer(raw, np.uint8, offset=header)
+# Folders
 
-    x, y = idx("t10k-images-idx3", 16).reshape(-1, 28, 28), idx("t10k-labels-idx1", 8)
-    np.savez(tmp_path / "mnist.npz", x_train=x, y_train=y, x_test=x, y_test=y)
-    real = load_dataset(tmp_path / "mnist.npz")
-    assert abs(real.train.images.mean()) < 0.02
-    assert abs(real.train.images.std() - 1) < 0.02
+
+def write_idx(path, array):
+    header = b"\0\0\x08" + bytes([array.ndim]) + np.array(array.shape, ">u4").tobytes()
+    path.write_bytes(gzip.compress(header + array.tobytes()))
+
+
+@pytest.fixture
+def idx_folder(tmp_path):
+    """MNIST's four files, small, in a folder whose name says nothing."""
+    content, folder = arrays((4, 5)), tmp_path / "raw"
+    folder.mkdir()
+    for stem, split in (("train", "train"), ("t10k", "test")):
+        write_idx(folder / f"{stem}-images-idx3-ubyte.gz", content[f"x_{split}"])
+        write_idx(folder / f"{stem}-labels-idx1-ubyte.gz", np.uint8(content[f"y_{split}"]))
+    return folder
+
+
+def test_idx_files_are_read_with_the_constants_of_their_name(idx_folder):
+    content = arrays((4, 5))
+    real = load_dataset("fashion_mnist", data_dir=idx_folder)
+    expected = (content["x_test"][..., None] / 255 - 0.2860) / 0.3530
+    np.testing.assert_allclose(real.test.images, expected, atol=1e-5)
+    np.testing.assert_array_equal(real.train.labels, content["y_train"])
+    assert (real.name, real.flips) == ("fashion_mnist", True)
+    by_path = load_dataset(idx_folder)
+    np.testing.assert_allclose(by_path.mean, [content["x_train"].mean() / 255], rtol=1e-5)
+    assert by_path.name == "raw"
+
+
+@pytest.mark.parametrize("place", ["MNIST/raw", "mnist", "."])
+def test_published_folder_is_found_below_data_dir(idx_folder, tmp_path, place):
+    root = tmp_path / "root"
+    shutil.copytree(idx_folder, root / place)
+    assert load_dataset("mnist", data_dir=root).mean == np.float32(0.1307)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda raw: raw[: len(raw) // 2], "damaged idx file"),
+        (lambda raw: gzip.compress(gzip.decompress(raw)[:-1]), "damaged idx file"),
+        (lambda raw: gzip.compress(b"hello"), "does not begin as an idx file"),
+        (lambda raw: b"", "damaged idx file"),
+    ],
+)
+def test_damaged_idx_file_is_refused(idx_folder, damage, message):
+    path = idx_folder / "t10k-images-idx3-ubyte.gz"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(InputError, match=rf"t10k-images-idx3-ubyte\.gz: .*{message}"):
+        load_dataset(idx_folder)
+    path.unlink()
+    with pytest.raises(InputError, match=r"t10k-images-idx3-ubyte\.gz: no such file"):
+        load_dataset(idx_folder)
+
+
+class Python2Pickler(pickle._Pickler):
+    """Pickles as Python 2 did for CIFAR: its str, bytes here, in opcodes that Python 3 no longer writes."""
+
+    def save_bytes(self, value):
+        self.write(pickle.BINSTRING + len(value).to_bytes(4, "little") + value)
+
+    def save_str(self, value):
+        self.save_bytes(value.encode())
+
+    dispatch = pickle._Pickler.dispatch | {bytes: save_bytes, str: save_str}
+
+
+def write_batch(path, **content):
+    buffer = io.BytesIO()
+    Python2Pickler(buffer, 2).dump({key.encode(): value for key, value in content.items()})
+    path.write_bytes(buffer.getvalue().replace(b"numpy._core", b"numpy.core"))
+
+
+@pytest.fixture
+def cifar_folders(tmp_path):
+    """cifar-10-batches-py and cifar-100-python, two images in each file: the images and labels in order."""
+    images = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), np.uint8)
+    labels = np.arange(12) % 2
+    rows = images.transpose(0, 3, 1, 2).reshape(12, -1)
+    ten, hundred = tmp_path / "cifar-10-batches-py", tmp_path / "cifar-100-python"
+    ten.mkdir()
+    hundred.mkdir()
+    for i, name in enumerate([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]):
+        part = slice(2 * i, 2 * i + 2)
+        write_batch(ten / name, batch_label=name, labels=labels[part].tolist(), data=rows[part], filenames=["a", "b"])
+    for name, part in (("train", slice(10)), ("test", slice(10, 12))):
+        coarse = [0] * len(labels[part])
+        write_batch(hundred / name, fine_labels=labels[part].tolist(), coarse_labels=coarse, data=rows[part])
+    write_batch(hundred / "meta", fine_label_names=["apple", "aquarium_fish"])
+    return tmp_path, images, labels
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "mean", "std"),
+    [
+        ("cifar10", "cifar-10-batches-py", CIFAR_MEAN, CIFAR_STD),
+        ("cifar100", "cifar-100-python", [0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762]),
+    ],
+)
+def test_cifars_batches_are_read_by_name_and_by_path(cifar_folders, name, folder, mean, std):
+    root, images, labels = cifar_folders
+    by_name, by_path = load_dataset(name, data_dir=root), load_dataset(root / folder)
+    for real in (by_name, by_path):
+        np.testing.assert_allclose(real.train.images, (images[:10] / 255 - mean) / std, atol=1e-5)
+        np.testing.assert_allclose(real.test.images, (images[10:] / 255 - mean) / std, atol=1e-5)
+        np.testing.assert_array_equal(np.concatenate([real.train.labels, real.test.labels]), labels)
+    assert (by_name.name, by_path.name) == (name, folder)
+
+
+def test_batch_in_an_unexpected_form_is_refused(cifar_folders):
+    root, _, _ = cifar_folders
+    folder = root / "cifar-10-batches-py"
+    write_batch(folder / "test_batch", data=np.zeros((2, 3072)), labels=[0, 1])
+    with pytest.raises(InputError, match=r"test_batch: data must be uint8 of shape \(N, 3072\), got float64"):
+        load_dataset(folder)
+    write_batch(folder / "test_batch", data=np.zeros((2, 3072), np.uint8))
+    with pytest.raises(InputError, match=r"test_batch: no b'labels'; it holds b'data'"):
+        load_dataset(folder)
+    (folder / "test_batch").write_bytes(b"hello")
+    with pytest.raises(InputError, match=r"test_batch: damaged, or not the pickle"):
+        load_dataset(folder)
+    (folder / "test_batch").unlink()
+    with pytest.raises(InputError, match=r"test_batch: no such file"):
+        load_dataset(folder)
+
+
+def write_tree(folder, images, splits=("train", "val"), classes=("cat", "dog", "eel")):
+    """Images (N, H, W, K) dealt out to classes in turn, the same ones in every split."""
+    for split in splits:
+        for i, image in enumerate(images):
+            path = folder / split / classes[i % len(classes)] / f"{i:02d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+    return folder
+
+
+COLOURS = arrays()["x_train"]
+CLASS_MAJOR = np.argsort(np.arange(12) % 3, kind="stable")
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_images_by_split_and_class_are_read(tmp_path, split):
+    real = load_dataset(write_tree(tmp_path / "pets", COLOURS, ("train", split)))
+    assert (real.name, real.num_classes, real.validation) == ("pets", 3, None)
+    np.testing.assert_array_equal(real.train.labels, np.repeat(np.arange(3), 4))
+    pixels = real.test.images * real.std + real.mean
+    np.testing.assert_allclose(pixels, COLOURS[CLASS_MAJOR] / 255, atol=1e-6)
+    np.testing.assert_allclose(real.train.images.std((0, 1, 2)), 1, rtol=1e-4)
+
+
+def test_val_is_the_validation_split_where_test_has_classes_too(tmp_path):
+    folder = write_tree(tmp_path / "pets", COLOURS, ("train", "val"))
+    (folder / "test" / "images").mkdir(parents=True)
+    assert load_dataset(folder).validation is None
+    write_tree(folder, COLOURS[:6], ("test",))
+    real = load_dataset(folder)
+    assert (len(real.validation), len(real.test)) == (12, 6)
+
+
+@pytest.mark.parametrize(("size", "sides"), [(2, (2, 2)), ((3, 2), (3, 2))])
+def test_images_are_resized_to_a_side_or_to_height_and_width(tmp_path, size, sides):
+    real = load_dataset(write_tree(tmp_path / "pets", COLOURS), size=size)
+    assert real.image_shape == (*sides, 3)
+
+
+def test_images_that_differ_in_size_need_one(tmp_path):
+    folder = write_tree(tmp_path / "pets", COLOURS)
+    Image.fromarray(np.zeros((7, 9, 3), np.uint8)).save(folder / "val" / "cat" / "large.png")
+    assert load_dataset(folder, size=4).image_shape == (4, 4, 3)
+    with pytest.raises(InputError, match=r"one size, got .*large\.png 7×9; .*give a size"):
+        load_dataset(folder)
+
+
+def test_val_that_lacks_classes_is_refused(tmp_path):
+    folder = write_tree(tmp_path / "pets", COLOURS)
+    shutil.move(folder / "val" / "dog", folder / "val" / "images")
+    with pytest.raises(InputError, match=r"val: has no folder for 1 of 3 classes, first dog"):
+        load_dataset(folder)
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory):
+    """A thousand class folders, of which those of the subset squawk hold a 9×6 image whose red is its position."""
+    root = tmp_path_factory.mktemp("imagenet")
+    for split in ("train", "val"):
+        for i in range(1000):
+            (root / split / f"n{i:08d}").mkdir(parents=True)
+        for i in datasets._KNOWN["imagesquawk"].tree.chosen:
+            image = np.random.default_rng(i).integers(0, 256, (9, 6, 3), np.uint8)
+            image[..., 0] = i
+            Image.fromarray(image).save(root / split / f"n{i:08d}" / "a.png")
+    return root
+
+
+def test_imagenets_subsets_number_their_classes_in_their_own_order(imagenet):
+    real = load_dataset("imagesquawk", data_dir=imagenet, size=3)
+    reds = (real.test.images[..., 0] * 0.229 + 0.485) * 255
+    np.testing.assert_allclose(reds[:, 1, 1], [84, 130, 88, 144, 145, 22, 96, 9, 100, 89], atol=1e-3)
+    np.testing.assert_array_equal(real.train.labels, np.arange(10))
+    assert (real.name, real.num_classes, real.image_shape) == ("imagesquawk", 10, (3, 3, 3))
+
+
+def test_imagenets_subsets_are_128_by_default(imagenet):
+    assert load_dataset("imagesquawk", data_dir=imagenet).image_shape == (128, 128, 3)
+
+
+@pytest.mark.parametrize("name", [name for name, known in datasets._KNOWN.items() if known.tree])
+def test_imagenets_family_lists_classes_of_its_tree_once(name):
+    tree = datasets._KNOWN[name].tree
+    if tree.chosen is not None:
+        assert len(set(tree.chosen)) == 10
+        assert 0 <= min(tree.chosen) <= max(tree.chosen) < tree.classes == 1000
+
+
+def test_named_tree_needs_all_its_class_folders_and_a_place(tmp_path):
+    folder = write_tree(tmp_path / "tiny-imagenet-200", COLOURS)
+    message = "holds 3 class folders where 200 are expected.*the folder's own path"
+    with pytest.raises(InputError, match=message):
+        load_dataset("tinyimagenet", data_dir=tmp_path)
+    assert load_dataset(folder).mean[0] == np.float32(0.485)
+    with pytest.raises(InputError, match=r"read from images on disk: set data_dir \(--data-dir\)"):
+        load_dataset("imagenet1k")
+    with pytest.raises(InputError, match=r"imagenet1k is read from images on disk: .* is not a folder with train"):
+        load_dataset("imagenet1k", data_dir=tmp_path)
+
+
+def test_folder_of_unknown_content_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"holds no real data in a form that is known: .*data_batch_1"):
+        load_dataset(tmp_path)
+    with pytest.raises(InputError, match="no such folder"):
+        load_dataset(tmp_path / "absent")
+
+
+def test_size_is_for_folders_of_images_and_positive(saved, idx_folder):
+    for source in ("digits", "cifar10", saved(), idx_folder):
+        with pytest.raises(InputError, match="a size is for folders of images"):
+            load_dataset(source, size=8)
+    with pytest.raises(InputError, match="size must be a side"):
+        load_dataset("imagenette", size=0)
+
+
+@pytest.mark.shared
+def test_mnist_as_published_is_normalised_to_its_constants(shared):
+    real = load_dataset("mnist", data_dir=shared / "data")
+    assert (len(real.train), len(real.test), real.image_shape) == (60_000, 10_000, (28, 28, 1))
+    assert abs(real.train.images.mean()) < 1e-3
+    assert abs(real.train.images.std() - 1) < 1e-3
 
 
 # validation and random subsets

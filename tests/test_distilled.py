@@ -1,7 +1,10 @@
 import warnings
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
+from PIL import Image
 
 from ddr_jax.datasets import load_dataset
 from ddr_jax.distilled import Distilled, load_distilled, prepare, save_distilled
@@ -91,6 +94,160 @@ def test_one_name_twice_is_refused(saved):
         prepare(load_distilled(path, path), REAL)
     with pytest.raises(InputError, match="no distilled sets given"):
         prepare([], REAL)
+
+
+def test_safetensors_are_read_as_npz_with_words_in_the_metadata(tmp_path):
+    tensors = {"images": IMAGES, "labels": LABELS, "soft_labels": LOGITS, "mean": MEAN, "std": STD}
+    words = {"space": "normalised", "soft": "logits", "author": "somebody"}
+    safetensors.numpy.save_file(tensors, tmp_path / "dc.safetensors", words)
+    (file,) = load_distilled(tmp_path / "dc.safetensors")
+    assert (file.name, file.space, file.layout, file.soft) == ("dc", "normalised", None, "logits")
+    for key, expected in tensors.items():
+        np.testing.assert_array_equal(getattr(file, key), expected)
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """Saves bare arrays as `.npy`: their paths in order."""
+
+    def save(*given):
+        paths = [tmp_path / f"set{i}.npy" for i in range(len(given))]
+        for path, array in zip(paths, given, strict=True):
+            np.save(path, array)
+        return paths
+
+    return save
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "field"),
+    [
+        (IMAGES, LABELS, "labels"),
+        (IMAGES, LOGITS, "soft_labels"),
+        (np.stack([IMAGES] * 2), np.stack([LABELS] * 2), "labels"),
+        (np.stack([IMAGES] * 2), np.stack([LOGITS] * 2), "soft_labels"),
+    ],
+)
+def test_labels_beside_bare_images_are_classes_or_rows_of_soft_labels(bare, images, labels, field):
+    images_path, labels_path = bare(images, labels)
+    (file,) = load_distilled(images_path, labels=labels_path)
+    np.testing.assert_array_equal(file.images, images)
+    np.testing.assert_array_equal(getattr(file, field), labels)
+    assert (file.labels is None) == (field == "soft_labels")
+
+
+def test_labels_files_are_one_for_all_or_one_for_each(bare):
+    a, b, of_a, of_b = bare(IMAGES, IMAGES, LABELS, LABELS[::-1])
+    each = load_distilled(a, b, labels=[of_a, of_b])
+    np.testing.assert_array_equal([file.labels for file in each], [LABELS, LABELS[::-1]])
+    both = load_distilled(a, b, labels=of_a)
+    np.testing.assert_array_equal([file.labels for file in both], [LABELS, LABELS])
+    with pytest.raises(InputError, match="2 labels files for 1 distilled sets"):
+        load_distilled(a, labels=[of_a, of_b])
+
+
+def test_images_without_labels_and_labels_twice_are_refused(bare, saved):
+    images, labels = bare(IMAGES, LABELS)
+    with pytest.raises(
+        InputError, match=r"set0\.npy: has neither labels nor soft_labels; name the file.*labels=.*--labels-file"
+    ):
+        load_distilled(images)
+    with pytest.raises(InputError, match=r"dc\.npz: holds labels of its own, so .*set1\.npy cannot be used"):
+        load_distilled(saved(), labels=labels)
+
+
+def test_unknown_kind_of_file_and_missing_folder_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"dc\.mat: not a kind of file that is read: \.npz, \.safetensors"):
+        load_distilled(tmp_path / "dc.mat")
+    with pytest.raises(InputError, match="dc: no such file"):
+        load_distilled(tmp_path / "dc")
+
+
+def test_folder_of_images_by_class_holds_pixels(tmp_path):
+    pixels = np.uint8(255 * PIXELS)
+    folder = tmp_path / "rded_v1.0"
+    for i, (image, label) in enumerate(zip(pixels, LABELS, strict=True)):
+        path = folder / ("cat", "dog", "eel")[label] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    (file,) = load_distilled(folder)
+    assert (file.name, file.space) == ("rded_v1.0", "pixels")
+    np.testing.assert_array_equal(file.images, pixels)
+    np.testing.assert_array_equal(file.labels, LABELS)
+    np.testing.assert_allclose(prepare(file, REAL).images[0], (pixels / 255 - MEAN) / STD, atol=1e-5)
+
+
+def test_arrays_of_jax_are_taken():
+    sets = prepare(made(jnp.asarray(IMAGES), jnp.asarray(LABELS), mean=jnp.asarray(MEAN), std=jnp.asarray(STD)), REAL)
+    np.testing.assert_array_equal(sets.images[0], IMAGES)
+    np.testing.assert_array_equal(sets.labels[0], LABELS)
+
+
+# PyTorch
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch")
+
+
+def test_tensors_that_need_gradients_are_taken(torch):
+    images = torch.tensor(IMAGES, requires_grad=True)
+    sets = prepare(made(images, torch.tensor(LABELS), torch.tensor(LOGITS, dtype=torch.bfloat16)), REAL)
+    np.testing.assert_array_equal(sets.images[0], IMAGES)
+    np.testing.assert_array_equal(sets.labels[0], LABELS)
+    np.testing.assert_allclose(sets.soft_labels[0], LOGITS, rtol=2**-8)
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+def test_dictionary_of_the_dc_family_is_read_run_by_run(torch, tmp_path, runs):
+    data = [[torch.tensor((r + 1) * IMAGES), torch.tensor(LABELS)] for r in range(runs)]
+    accuracies = {"ConvNet": [np.float64(0.25), np.mean([0.5], dtype=np.float32)]}
+    torch.save({"data": data, "accs_all_exps": accuracies}, tmp_path / "res_DC.pt")
+    (file,) = load_distilled(tmp_path / "res_DC.pt")
+    np.testing.assert_array_equal(file.images, [(r + 1) * IMAGES for r in range(runs)])
+    np.testing.assert_array_equal(file.labels, [LABELS] * runs)
+
+
+def test_runs_of_different_shapes_are_refused(torch, tmp_path):
+    data = [[torch.tensor(IMAGES[r:]), torch.tensor(LABELS[r:])] for r in range(2)]
+    torch.save({"data": data}, tmp_path / "res_DC.pt")
+    with pytest.raises(InputError, match=r"res_DC\.pt: data must be a list with \[images, labels\] of each run"):
+        load_distilled(tmp_path / "res_DC.pt")
+
+
+def test_dictionary_of_tensors_arrays_and_words_is_read(torch, tmp_path):
+    content = {"images": torch.tensor(IMAGES), "labels": LABELS, "soft_labels": LOGITS.tolist(), "soft": "logits"}
+    torch.save(content, tmp_path / "datm.pt")
+    (file,) = load_distilled(tmp_path / "datm.pt")
+    np.testing.assert_array_equal(file.images, IMAGES)
+    np.testing.assert_array_equal(file.labels, LABELS)
+    np.testing.assert_allclose(file.soft_labels, LOGITS, rtol=1e-6)
+    assert file.soft == "logits"
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".npy"])
+def test_bare_tensor_has_its_labels_in_another_file(torch, tmp_path, suffix):
+    torch.save(torch.tensor(IMAGES), tmp_path / "images.pt")
+    torch.save(torch.tensor(LABELS), tmp_path / "labels.pt")
+    np.save(tmp_path / "labels.npy", LABELS)
+    (file,) = load_distilled(tmp_path / "images.pt", labels=tmp_path / f"labels{suffix}")
+    np.testing.assert_array_equal(file.images, IMAGES)
+    np.testing.assert_array_equal(file.labels, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"pictures": [1]}, r"no images; it holds pictures"),
+        (["cat", "dog"], "holds a list where an array of numbers is expected"),
+        ({"images": "many", "labels": [1]}, "holds a str where an array of numbers is expected"),
+    ],
+)
+def test_file_of_other_things_is_refused(torch, tmp_path, content, message):
+    torch.save(content, tmp_path / "dc.pt")
+    with pytest.raises(InputError, match=rf"dc\.pt: {message}"):
+        load_distilled(tmp_path / "dc.pt")
 
 
 # Runs and shapes
@@ -395,6 +552,41 @@ def test_every_published_set_is_accepted(shared):
         np.testing.assert_array_equal(sets.images, np.moveaxis(file.images, 2, -1))
         assert (file.soft_labels is None) == (sets.soft_labels is None)
         assert sets.labels.shape == file.images.shape[:2]
+
+
+def same_when_prepared(file, twin, real):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InputWarning)  # KIP's sets have no hard labels
+        ours, theirs = prepare(file, real), prepare(twin, real)
+    np.testing.assert_array_equal(ours.images, theirs.images)
+    np.testing.assert_array_equal(ours.labels, theirs.labels)
+    if theirs.soft_labels is not None:
+        np.testing.assert_array_equal(ours.soft_labels, theirs.soft_labels)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("stem", ["dcbench_dc_cifar10_ipc1", "dhelle_dc_mnist_ipc1"])
+def test_published_dictionaries_hold_what_their_npz_holds(shared, torch, stem):
+    folder = shared / "data" / "distilled"
+    file, twin = load_distilled(folder / "original" / f"{stem}.pt")[0], load_distilled(folder / f"{stem}.npz")[0]
+    same_when_prepared(file, twin, MNIST if "mnist" in stem else CIFAR)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("suffix", ["random_cifar10_ipc10", "tm_cifar10_ipc10_images"])
+def test_published_bare_tensors_hold_what_their_npz_holds(shared, torch, tmp_path, suffix):
+    folder = shared / "data" / "distilled"
+    (twin,) = load_distilled(folder / f"dcbench_{suffix.removesuffix('_images')}.npz")
+    torch.save(torch.tensor(twin.labels[0]), tmp_path / "labels.pt")
+    (file,) = load_distilled(folder / "original" / f"dcbench_{suffix}.pt", labels=tmp_path / "labels.pt")
+    same_when_prepared(file, twin, CIFAR)
+
+
+@pytest.mark.shared
+def test_published_arrays_hold_what_their_npz_holds(shared):
+    folder, stem = shared / "data" / "distilled", "dcbench_kip_cifar10_ipc10"
+    images, labels = (folder / "original" / f"{stem}_{part}.npy" for part in ("images", "labels"))
+    same_when_prepared(*load_distilled(images, labels=labels), *load_distilled(folder / f"{stem}.npz"), CIFAR)
 
 
 def test_set_made_of_digits_is_accepted_without_a_word():

@@ -1,5 +1,6 @@
 """Optimizers and schedules equal PyTorch's, and their numbers may be traced."""
 
+from functools import partial
 from pathlib import Path
 
 import chex
@@ -39,15 +40,40 @@ def _weights(lr, momentum=0.9, weight_decay=5e-4, schedule=CONSTANT, steps_per_e
     return jax.lax.scan(step, (start, optimizer.init(start)), jnp.asarray(OPTIMIZERS["grads"]))[1]
 
 
-def test_sgd_equals_pytorch_at_every_step():
-    expected = OPTIMIZERS["sgd/lr0.01/wd0.0005/mom0.9"]
-    chex.assert_trees_all_close(_weights(0.01), expected, atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize(
+    ("name", "lr", "weight_decay"), [("sgd", 0.01, 5e-4), ("adam", 1e-3, 5e-4), ("adamw", 1e-3, 0.01)]
+)
+def test_optimizer_equals_pytorch_at_every_step(name, lr, weight_decay):
+    expected = OPTIMIZERS[f"{name}/lr{lr}/wd{weight_decay}/mom0.9"]
+    chex.assert_trees_all_close(_weights(lr, weight_decay=weight_decay, name=name), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("epochs", "step_size"), [(300, 100), (1000, 500)])
-def test_step_schedule_equals_pytorch_in_every_epoch(epochs, step_size):
-    factor = jax.jit(optim.schedule("step", epochs=epochs, step_size=step_size))
-    expected = SCHEDULES[f"step/epochs{epochs}/step{step_size}"]
+@pytest.mark.parametrize(("name", "coupled"), [("adam", True), ("adamw", False)])
+def test_decay_is_coupled_when_it_enters_adams_moments(name, coupled):
+    # Adam's first step is rate · sign(gradient), so decay turns it round when in the gradient, and shrinks beside it
+    weights = _weights(0.1, weight_decay=1e6, name=name)[0]
+    start = OPTIMIZERS["w0"]
+    expected = start - 0.1 * np.sign(start) if coupled else start * (1 - 1e5) - 0.1 * np.sign(OPTIMIZERS["grads"][0])
+    np.testing.assert_allclose(weights, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_momentum_is_sgds_alone(name):
+    chex.assert_trees_all_equal(_weights(0.01, momentum=0.9, name=name), _weights(0.01, momentum=0.0, name=name))
+
+
+@pytest.mark.parametrize(
+    ("golden", "epochs", "step_size"),
+    [
+        ("step/epochs300/step100", 300, 100),
+        ("step/epochs1000/step500", 1000, 500),
+        ("cosineannealing/epochs300", 300, 1),
+        ("cosine/epochs300", 300, 1),
+    ],
+)
+def test_schedule_equals_pytorch_in_every_epoch(golden, epochs, step_size):
+    factor = jax.jit(optim.schedule(golden.split("/")[0], epochs=epochs, step_size=step_size))
+    expected = SCHEDULES[golden]
     np.testing.assert_allclose(0.1 * factor(jnp.arange(epochs)), expected, rtol=1e-5)
 
 
@@ -64,10 +90,12 @@ def test_rate_changes_once_per_epoch():
     np.testing.assert_allclose(moves, -rates * OPTIMIZERS["grads"], atol=1e-6)
 
 
-def test_rows_of_a_vmap_may_differ_in_every_number():
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_rows_of_a_vmap_may_differ_in_every_number(name):
+    weights = partial(_weights, name=name)
     rows = (jnp.array([0.01, 0.1, 0.01]), jnp.array([0.9, 0.5, 0.0]), jnp.array([5e-4, 0.0, 0.1]))
-    together = jax.jit(jax.vmap(_weights))(*rows)
-    alone = jnp.stack([_weights(*(float(x) for x in row)) for row in zip(*rows, strict=True)])
+    together = jax.jit(jax.vmap(weights))(*rows)
+    alone = jnp.stack([weights(*(float(x) for x in row)) for row in zip(*rows, strict=True)])
     chex.assert_trees_all_close(together, alone, atol=1e-6, rtol=1e-5)
 
 

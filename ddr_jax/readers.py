@@ -1,0 +1,339 @@
+"""Arrays from files that others wrote, without ever running what is in them: NumPy, safetensors, PyTorch, images."""
+
+from __future__ import annotations
+
+import difflib
+import gzip
+import importlib
+import importlib.util
+import os
+import pickle
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddr_jax.types import InputError, InputWarning
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+_GREY = ("1", "L", "LA")
+_DEEP = ("I", "F")  # first letters of Pillow's modes with more than 8 bits
+
+
+def host_array(value: Any) -> np.ndarray:
+    """A NumPy array of anything like one: NumPy, JAX or PyTorch arrays (also on a GPU), lists and numbers."""
+    if not hasattr(value, "detach"):
+        return np.asarray(value)
+    tensor = value.detach().cpu()
+    return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+
+
+def require_file(path: Path) -> None:
+    """Raises `InputError`, with the nearest name, unless `path` is a file."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file{_nearest_file(path)}")
+
+
+def pick(content: Mapping, required: Iterable, optional: Iterable, path: Path) -> dict[Any, Any]:
+    """The named entries of a file's content; raises `InputError` if a required one is missing."""
+    if missing := [key for key in required if key not in content]:
+        raise InputError(
+            f"{path}: no {', '.join(map(str, missing))}; it holds {', '.join(map(str, content)) or 'nothing'}"
+        )
+    return {key: content[key] for key in (*required, *optional) if key in content}
+
+
+def _nearest_file(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f", and no folder {path.parent}"
+    names = [file.name for file in path.parent.iterdir()]
+    close = difflib.get_close_matches(path.name, names, n=1)
+    return f"; did you mean {path.with_name(close[0])}?" if close else ""
+
+
+# NumPy and safetensors
+
+
+def read_npz(path: Path, required: Iterable[str], optional: Iterable[str] = ()) -> dict[str, np.ndarray]:
+    """The named arrays of an `.npz`, never unpickling; raises `InputError` if missing or unreadable."""
+    require_file(path)
+    try:
+        if not zipfile.is_zipfile(path):
+            raise InputError(f"{path}: not an .npz file, or cut short; copy or make it again")
+        with np.load(path, allow_pickle=False) as file:
+            keys = pick({key: key for key in file}, required, optional, path)
+            return {key: _member(file, key, path) for key in keys}
+    except (OSError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+
+
+def _member(file: Mapping[str, np.ndarray], key: str, path: Path) -> np.ndarray:
+    try:
+        return file[key]
+    except ValueError as error:
+        raise InputError(
+            f"{path}: {key} cannot be read without unpickling, which could run a stranger's code; "
+            "save it as an array of numbers or text"
+        ) from error
+    except (zlib.error, zipfile.BadZipFile, EOFError, OSError) as error:
+        raise InputError(f"{path}: {key} is damaged ({error}); copy or make the file again") from error
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """The array of an `.npy`, never unpickling; raises `InputError` if missing or unreadable."""
+    require_file(path)
+    try:
+        with path.open("rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except (OSError, EOFError, ValueError) as error:
+        raise InputError(f"{path}: not an array that can be read without unpickling ({error})") from error
+
+
+def read_safetensors(path: Path, required: Iterable[str], optional: Iterable[str] = ()) -> dict[str, Any]:
+    """The named tensors, or metadata, of a `.safetensors`; raises `InputError` if missing or unreadable."""
+    import safetensors
+
+    require_file(path)
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            tensors = {key: key for key in file.keys()}  # noqa: SIM118 - it is no mapping
+            entries = pick((file.metadata() or {}) | tensors, required, optional, path)
+            return {key: file.get_tensor(key) if key in tensors else text for key, text in entries.items()}
+    except (safetensors.SafetensorError, OSError, TypeError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """The bytes of a gzipped idx file, in MNIST's form: uint8; raises `InputError` if missing or damaged."""
+    require_file(path)
+    try:
+        raw = gzip.decompress(path.read_bytes())
+        if raw[:3] != b"\0\0\x08":
+            raise ValueError("it does not begin as an idx file of bytes does")
+        shape = np.frombuffer(raw, ">u4", raw[3], offset=4)
+        return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape)
+    except (OSError, EOFError, zlib.error, ValueError, IndexError) as error:
+        raise InputError(f"{path}: a damaged idx file ({error}); copy or download it again") from error
+
+
+# PyTorch and pickles
+
+
+def read_pt(path: Path) -> Any:
+    """What `torch.save` wrote: tensors, on the CPU, in dictionaries and lists, with numbers, text and NumPy arrays.
+
+    Nothing else is unpickled. Raises `InputError` if the file is missing, unreadable or holds anything else, or if
+    PyTorch is not installed.
+    """
+    require_file(path)
+    if importlib.util.find_spec("torch") is None:
+        raise InputError(f"{path}: reading PyTorch's files needs PyTorch: pip install 'ddr-jax[torch]'")
+    torch: Any = importlib.import_module("torch")
+    # Another's parser on a stranger's file: whatever fails there is news for the user, not for a debugger.
+    try:
+        with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in _STAND_INS.items()]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path}: not a file of torch.save, or holds more than tensors, numbers and text, which could run a "
+            "stranger's code; save images and labels as a dictionary of tensors"
+        ) from error
+    except Exception as error:
+        raise InputError(
+            f"{path}: damaged, or not a file of torch.save ({type(error).__name__}); copy or make it again"
+        ) from error
+
+
+def read_pickle(path: Path) -> Any:
+    """What Python 2 or 3 pickled of numbers, text (as bytes where Python 2 wrote it), containers and NumPy arrays.
+
+    Nothing else is unpickled. Raises `InputError` if the file is missing, damaged or holds anything else.
+    """
+    require_file(path)
+    try:
+        with path.open("rb") as file:
+            return _Unpickler(file, encoding="bytes").load()
+    except Exception as error:  # what a stranger's bytes make of the few functions they may call
+        raise InputError(f"{path}: damaged, or not the pickle it should be ({error}); download it again") from error
+
+
+def read_array(path: Path) -> np.ndarray:
+    """The one array that an `.npy` or a `.pt` holds; raises `InputError` for anything else."""
+    if not path.suffix:
+        require_file(path)
+    if path.suffix not in (".npy", ".pt"):
+        raise InputError(
+            f"{path}: not a kind of file that is read: .npz, .safetensors, .npy and .pt are, and folders of images "
+            "by class; labels alone as .npy or .pt"
+        )
+    return read_npy(path) if path.suffix == ".npy" else as_array(read_pt(path), path)
+
+
+def as_array(value: Any, path: Path) -> np.ndarray:
+    """`host_array` of a value out of a file; raises `InputError` unless it is an array of numbers."""
+    try:
+        array = host_array(value)
+    except (TypeError, ValueError, RuntimeError):
+        array = np.empty(0, object)
+    if array.dtype.kind not in "biuf":
+        raise InputError(
+            f"{path}: holds a {type(value).__name__} where an array of numbers is expected; save a tensor of images "
+            "or labels alone, or a dictionary with images and labels"
+        )
+    return array
+
+
+class _Dtype:
+    """Stands for numpy.dtype in a pickle: NumPy's own would set whatever state a file asks for."""
+
+    def __init__(self, code: Any, *_: bool):
+        self.dtype = np.dtype(code)
+        if self.dtype.kind not in "biuf":
+            raise pickle.UnpicklingError(f"arrays of {self.dtype} values")
+
+    def __setstate__(self, state: tuple):
+        order = state[1]
+        swapped: Any = order.decode() if isinstance(order, bytes) else order  # bytes where Python 2 wrote it
+        self.dtype = self.dtype.newbyteorder(swapped)
+
+
+class _Array:
+    """Stands for numpy.ndarray in a pickle."""
+
+    def __setstate__(self, state: tuple):
+        _, shape, kind, fortran, raw = state
+        self.values = np.frombuffer(raw, kind.dtype).reshape(shape, order="F" if fortran else "C")
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.values, dtype, copy=copy)
+
+
+def _array(*_: Any) -> _Array:
+    return _Array()
+
+
+def _scalar(kind: _Dtype, raw: bytes) -> np.generic:
+    return np.frombuffer(raw, kind.dtype)[0]
+
+
+_STAND_INS = {"numpy.dtype": _Dtype, "numpy.ndarray": _Array} | {
+    f"numpy.{core}.multiarray.{name}": stand_in
+    for core in ("core", "_core")
+    for name, stand_in in (("_reconstruct", _array), ("scalar", _scalar))
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        if (name := f"{module_name}.{global_name}") in _STAND_INS:
+            return _STAND_INS[name]
+        raise pickle.UnpicklingError(f"it asks to run {name}")
+
+
+# Images
+
+
+def read_classes(
+    folder: Path, size: tuple[int, int] | None = None, classes: Sequence[str] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, H, W, K) and class indices (N,) from a folder with one sub-folder of images for each class.
+
+    A class is the position of its sub-folder in `classes`, by default all of them in the order of their names.
+    `size` and what is raised as for `read_images`; also `InputError` for a class without images.
+    """
+    classes = class_names(folder) if classes is None else classes
+    files = [_image_files(folder / name) for name in classes]
+    return read_images([path for paths in files for path in paths], size), np.repeat(
+        np.arange(len(files)), [len(paths) for paths in files]
+    )
+
+
+def class_names(folder: Path) -> list[str]:
+    """The sub-folders' names as sorted text, the order of torchvision's ImageFolder; `InputError` if there are none."""
+    names = sorted(child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+    if not names:
+        raise InputError(f"{folder}: holds no sub-folders; put the images of each class into one of its own")
+    if all(name.isdecimal() for name in names) and names != sorted(names, key=int):
+        warnings.warn(
+            f"{folder}: classes are numbered in the order of their names as text, {', '.join(names[:4])}, ...; pad "
+            "the names with zeros if their numbers are meant",
+            InputWarning,
+            stacklevel=2,
+        )
+    return names
+
+
+def read_images(paths: Sequence[Path], size: tuple[int, int] | None = None) -> np.ndarray:
+    """Images (N, H, W, K) in the order of `paths`, grey (K = 1) if all of them are, otherwise RGB.
+
+    They are uint8 if they have one size, which is `size` (H, W) if that is given; else float32 in [0, 1], resized
+    without keeping proportions, bilinear with antialiasing, not rounded to 8 bits. Raises `InputError` for images
+    that cannot be read, or differ in size while `size` is None, or do not fit into memory.
+    """
+    modes, sizes = zip(*map(_mode_and_size, paths), strict=True)
+    grey = all(mode in _GREY for mode in modes)
+    first, *others = dict(zip(sizes, paths, strict=True)).items()
+    if size is None and others:
+        described = " and ".join(f"{path} {h}×{w}" for (h, w), path in (first, others[0]))
+        raise InputError(f"images must have one size, got {described}; resize them, or give a size for all (--size)")
+    rounded = not others and size in (None, first[0])
+    shape = (len(paths), *(size or first[0]), 1 if grey else 3)
+    _check_memory(shape, paths[0])
+    images = np.empty(shape, np.uint8 if rounded else np.float32)
+    for image, path in zip(images, paths, strict=True):
+        image[...] = _decoded(path, grey, None if rounded else size)
+    return images
+
+
+def _image_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    if files := sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES):
+        return files
+    raise InputError(f"{folder}: holds no images; a class needs files named {', '.join(IMAGE_SUFFIXES)}")
+
+
+def _mode_and_size(path: Path) -> tuple[str, tuple[int, int]]:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            mode, (width, height) = image.mode, image.size
+    except (OSError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: not an image that can be read ({error})") from error
+    if mode.startswith(_DEEP):
+        raise InputError(f"{path}: images must have 8 bits per channel, got Pillow's mode {mode}; use .npy for others")
+    return mode, (height, width)
+
+
+def _decoded(path: Path, grey: bool, size: tuple[int, int] | None) -> np.ndarray:
+    """(H, W, K): uint8, or resized to (H, W) as floats in [0, 1]."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as file:
+            image = file.convert("L" if grey else "RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{path}: a damaged image ({error}); copy or make it again") from error
+    if size is None:
+        return np.asarray(image).reshape(*image.size[::-1], -1)
+    bands = [
+        np.asarray(band.convert("F").resize((size[1], size[0]), Image.Resampling.BILINEAR)) for band in image.split()
+    ]
+    return np.clip(np.stack(bands, -1) / 255, 0, 1)
+
+
+def _check_memory(shape: tuple[int, ...], path: Path) -> None:
+    """Images end as float32: refuse what the machine could never hold, before hours of decoding."""
+    if not hasattr(os, "sysconf"):  # Windows does not say
+        return
+    need, have = 4 * np.prod(shape, dtype=float), float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES")
+    if need > have:
+        raise InputError(
+            f"{path.parent.parent}: {shape[0]} images of {shape[1]}×{shape[2]} need {need / 1e9:.0f} GB of memory, "
+            f"and this machine has {have / 1e9:.0f}; give a smaller size, or a folder with fewer classes"
+        )
