@@ -1,21 +1,21 @@
-"""Differentiable siamese augmentation (DSA; Zhao & Bilen 2021, arXiv 2102.08259) of normalised images.
+"""Augmentation of normalised images (B, H, W, K): DSA, mixtures of images, crops and flips.
 
-An operation is a pure function of images (B, H, W, K) and of its draws, (B,) each, one per image; `dsa` draws
-them from a key. u and v are uniform in [0, 1); strengths are those of `protocol.DSA`. Outside an image all is
-0, the mean colour.
+An operation is a pure function of images and of its draws, (B,) each, one per image, unless it says otherwise.
+`dsa` (differentiable siamese augmentation; Zhao & Bilen 2021, arXiv 2102.08259) and the functions below it draw
+from a key and apply. u and v are uniform in [0, 1); strengths are those of `protocol.DSA`. Outside an image all
+is 0, the mean colour.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 
-if TYPE_CHECKING:  # the type alone: at run time this room lies below protocol
-    from ddr_jax.protocol import DSA
+from ddr_jax.protocol import DSA, Augmentation, Crop, CutMix, Mixup
 
 
 def brightness(images: jax.Array, u: jax.Array, strength: float) -> jax.Array:
@@ -35,7 +35,7 @@ def contrast(images: jax.Array, u: jax.Array, strength: float) -> jax.Array:
     return mean + (images - mean) * (_per_image(u) + strength)
 
 
-def flip(images: jax.Array, u: jax.Array, probability: float) -> jax.Array:
+def flip(images: jax.Array, u: jax.Array, probability: jax.Array | float) -> jax.Array:
     """Mirrored left to right where u < probability."""
     return jnp.where(_per_image(u) < probability, images[:, :, ::-1], images)
 
@@ -89,64 +89,210 @@ def cutout_centres(key: jax.Array, batch: int, side: int, share: float) -> jax.A
     return jax.random.randint(key, (batch,), 0, side + even)
 
 
+def mix(x: jax.Array, order: jax.Array, share: jax.Array | float) -> jax.Array:
+    """share · x + (1 − share) · x[order], for images or targets x (B, ...) and a permutation `order` (B,)."""
+    share = jnp.asarray(share, x.dtype)
+    return share * x + (1 - share) * x[order]
+
+
+def cutmix_box(height: int, width: int, row: jax.Array, col: jax.Array, share: jax.Array | float) -> jax.Array:
+    """The pixels (height, width) bool that another image fills: 1 − `share` of the area, about (row, col).
+
+    The sides are rounded down to even numbers of pixels and clipped by the image, so that the true share is larger.
+    """
+    side = jnp.sqrt(1 - share)
+    rows, cols = _about(row, height, side), _about(col, width, side)
+    return rows[:, None] & cols
+
+
+def resized_crop(
+    images: jax.Array, tops: jax.Array, lefts: jax.Array, heights: jax.Array, widths: jax.Array
+) -> jax.Array:
+    """The boxes of whole pixels that begin at (top, left), each enlarged to (H, W), bilinear, edges repeated."""
+    _, h, w, _ = images.shape
+    rows, cols = _stretched(tops, heights, h), _stretched(lefts, widths, w)
+    return _sample(images, rows[:, :, None], cols[:, None, :])
+
+
+def crop_sides(
+    key: jax.Array, batch: int, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[jax.Array, jax.Array]:
+    """Heights and widths (batch,) for `resized_crop`, in whole pixels, as torchvision's RandomResizedCrop draws them.
+
+    The share of the area is uniform in `scale`, the logarithm of width / height in that of `ratio`; of ten draws the
+    first that fits the image counts, else the largest box whose width / height is in `ratio`.
+    """
+    area_key, aspect_key = jax.random.split(key)
+    areas = height * width * jax.random.uniform(area_key, (10, batch), minval=scale[0], maxval=scale[1])
+    low, high = (math.log(bound) for bound in ratio)
+    aspects = jnp.exp(jax.random.uniform(aspect_key, (10, batch), minval=low, maxval=high))
+    heights, widths = jnp.round(jnp.sqrt(areas / aspects)), jnp.round(jnp.sqrt(areas * aspects))
+    fits = (heights >= 1) & (heights <= height) & (widths >= 1) & (widths <= width)
+    aspect = min(max(width / height, ratio[0]), ratio[1])
+    largest = min(height, round(width / aspect)), min(width, round(height * aspect))
+    first = fits.argmax(axis=0), jnp.arange(batch)
+    sides = (jnp.where(fits[first], x[first], most) for x, most in zip((heights, widths), largest, strict=True))
+    heights, widths = (side.astype(jnp.int32) for side in sides)
+    return heights, widths
+
+
+def apply(key: jax.Array, images: jax.Array, targets: jax.Array, config: Augmentation) -> tuple[jax.Array, jax.Array]:
+    """Images (B, H, W, K) and targets (B, C) after an augmentation; only mixtures change targets."""
+    match config:
+        case DSA():
+            return dsa(key, images, config), targets
+        case Mixup():
+            return mixup(key, images, targets, config.alpha, mix_targets=config.mix_targets)
+        case CutMix():
+            return cutmix(key, images, targets, config.beta, mix_targets=config.mix_targets)
+    crop_key, flip_key = jax.random.split(key)
+    if isinstance(config, Crop):
+        images = random_crop(crop_key, images, config.padding)
+    else:
+        images = random_resized_crop(crop_key, images, config.scale, config.ratio)
+    return horizontal_flip(flip_key, images, config.flip), targets
+
+
 def dsa(key: jax.Array, images: jax.Array, config: DSA) -> jax.Array:
-    """Images (B, H, W, K) after one of `config.operations`: one per batch, its strength drawn per image."""
+    """Images (B, H, W, K) after `config.operations`: one of them per batch (mode S), or all in their order (mode M).
+
+    Strengths are drawn per image, or once for the whole batch (`config.siamese`).
+    """
+    operate = partial(MODES[config.mode], config=config)
+    if config.siamese:  # the same key for batches of one: the same draws
+        return jax.vmap(lambda image: operate(key, image[None])[0])(images)
+    return operate(key, images)
+
+
+def mixup(
+    key: jax.Array, images: jax.Array, targets: jax.Array, alpha: jax.Array | float, *, mix_targets: bool = True
+) -> tuple[jax.Array, jax.Array]:
+    """Images and targets (B, C), each mixed with another of the batch (Zhang et al. 2018, arXiv 1710.09412).
+
+    One share ~ Beta(alpha, alpha), alpha above 0, and one permutation per batch. Without `mix_targets` the targets
+    stay as they are, as in ddranking 0.2.0.
+    """
+    share, order = _mixing(key, len(images), alpha)
+    return mix(images, order, share), mix(targets, order, share) if mix_targets else targets
+
+
+def cutmix(
+    key: jax.Array, images: jax.Array, targets: jax.Array, beta: jax.Array | float, *, mix_targets: bool = True
+) -> tuple[jax.Array, jax.Array]:
+    """Images with one box filled from another of the batch, targets (B, C) mixed by its area (arXiv 1905.04899).
+
+    One `cutmix_box` for a share ~ Beta(beta, beta), beta above 0, and one permutation per batch. Without
+    `mix_targets` the targets stay as they are, as in ddranking 0.2.0.
+    """
+    _, h, w, _ = images.shape
+    mixing_key, row_key, col_key = jax.random.split(key, 3)
+    share, order = _mixing(mixing_key, len(images), beta)
+    row, col = jax.random.randint(row_key, (), 0, h), jax.random.randint(col_key, (), 0, w)
+    box = cutmix_box(h, w, row, col, share)
+    filled = jnp.where(box[:, :, None], images[order], images)
+    return filled, mix(targets, order, 1 - box.mean()) if mix_targets else targets
+
+
+def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
+    """Images padded by that many pixels of 0 on every side and cropped to (H, W), anywhere, each on its own."""
+
+    def shifts(key: jax.Array, batch: int, side: int, padding: int) -> jax.Array:
+        return jax.random.randint(key, (batch,), -padding, padding + 1)
+
+    return crop(images, *_per_side(shifts, key, images, padding))
+
+
+def horizontal_flip(key: jax.Array, images: jax.Array, probability: jax.Array | float) -> jax.Array:
+    """Images mirrored left to right with that probability, each on its own."""
+    return flip(images, jax.random.uniform(key, (len(images),)), probability)
+
+
+def random_resized_crop(
+    key: jax.Array, images: jax.Array, scale: tuple[float, float], ratio: tuple[float, float]
+) -> jax.Array:
+    """A box of each image, its sides by `crop_sides`, anywhere in the image, enlarged to (H, W).
+
+    `scale` are the least and greatest shares of the area, in (0, 1]; `ratio` those of width / height, above 0.
+    """
+    b, h, w, _ = images.shape
+    sides_key, top_key, left_key = jax.random.split(key, 3)
+    heights, widths = crop_sides(sides_key, b, h, w, scale, ratio)
+    tops = jax.random.randint(top_key, (b,), 0, h - heights + 1)
+    lefts = jax.random.randint(left_key, (b,), 0, w - widths + 1)
+    return resized_crop(images, tops, lefts, heights, widths)
+
+
+def _one_operation(key: jax.Array, images: jax.Array, config: DSA) -> jax.Array:
     which_key, draw_key = jax.random.split(key)
     which = jax.random.randint(which_key, (), 0, len(config.operations))
     branches = [partial(OPERATIONS[name], config=config) for name in config.operations]
     return jax.lax.switch(which, branches, draw_key, images)
 
 
-def _random_color(key: jax.Array, images: jax.Array, config: DSA) -> jax.Array:
+def _all_operations(key: jax.Array, images: jax.Array, config: DSA) -> jax.Array:
+    for name, operation_key in zip(config.operations, jax.random.split(key, len(config.operations)), strict=True):
+        images = OPERATIONS[name](operation_key, images, config)
+    return images
+
+
+def _dsa_color(key: jax.Array, images: jax.Array, config: DSA) -> jax.Array:
     u = _uniforms(key, 3, images)
     images = brightness(images, u[0], config.brightness)
     images = saturation(images, u[1], config.saturation)
     return contrast(images, u[2], config.contrast)
 
 
-def _random_flip(key: jax.Array, images: jax.Array, config: DSA) -> jax.Array:
+def _dsa_flip(key: jax.Array, images: jax.Array, config: DSA) -> jax.Array:
     (u,) = _uniforms(key, 1, images)
     return flip(images, u, config.flip)
 
 
-def _random_scale(key: jax.Array, images: jax.Array, config: DSA) -> jax.Array:
+def _dsa_scale(key: jax.Array, images: jax.Array, config: DSA) -> jax.Array:
     u, v = _uniforms(key, 2, images)
     return scale(images, u, v, config.scale)
 
 
-def _random_rotate(key: jax.Array, images: jax.Array, config: DSA) -> jax.Array:
+def _dsa_rotate(key: jax.Array, images: jax.Array, config: DSA) -> jax.Array:
     (u,) = _uniforms(key, 1, images)
     return rotate(images, u, config.rotate)
 
 
-def _random_crop(key: jax.Array, images: jax.Array, config: DSA) -> jax.Array:
+def _dsa_crop(key: jax.Array, images: jax.Array, config: DSA) -> jax.Array:
     shifts = _per_side(crop_shifts, key, images, config.crop)
     return crop(images, *shifts)
 
 
-def _random_cutout(key: jax.Array, images: jax.Array, config: DSA) -> jax.Array:
+def _dsa_cutout(key: jax.Array, images: jax.Array, config: DSA) -> jax.Array:
     centres = _per_side(cutout_centres, key, images, config.cutout)
     return cutout(images, *centres, config.cutout)
 
 
 OPERATIONS = {
-    "scale": _random_scale,
-    "rotate": _random_rotate,
-    "flip": _random_flip,
-    "color": _random_color,
-    "crop": _random_crop,
-    "cutout": _random_cutout,
+    "scale": _dsa_scale,
+    "rotate": _dsa_rotate,
+    "flip": _dsa_flip,
+    "color": _dsa_color,
+    "crop": _dsa_crop,
+    "cutout": _dsa_cutout,
 }
+MODES = {"S": _one_operation, "M": _all_operations}
 
 
 def _uniforms(key: jax.Array, count: int, images: jax.Array) -> jax.Array:
     return jax.random.uniform(key, (count, len(images)), images.dtype)
 
 
-def _per_side(draw: Callable, key: jax.Array, images: jax.Array, share: float) -> tuple[jax.Array, jax.Array]:
+def _per_side(draw: Callable, key: jax.Array, images: jax.Array, size: float) -> tuple[jax.Array, jax.Array]:
     b, h, w, _ = images.shape
     row_key, col_key = jax.random.split(key)
-    return draw(row_key, b, h, share), draw(col_key, b, w, share)
+    return draw(row_key, b, h, size), draw(col_key, b, w, size)
+
+
+def _mixing(key: jax.Array, batch: int, concentration: jax.Array | float) -> tuple[jax.Array, jax.Array]:
+    """A share ~ Beta(concentration, concentration) and a permutation (batch,)."""
+    share_key, order_key = jax.random.split(key)
+    share = jax.random.beta(share_key, concentration, concentration)
+    return share, jax.random.permutation(order_key, batch)
 
 
 def _per_image(draws: jax.Array) -> jax.Array:
@@ -168,6 +314,19 @@ def _covered(centres: jax.Array, side: int, share: float) -> jax.Array:
     first = centres[:, None] - size // 2
     pixels = jnp.arange(side)
     return (pixels >= first) & (pixels < first + size)
+
+
+def _about(centre: jax.Array, side: int, share: jax.Array) -> jax.Array:
+    """Which of a side's pixels lie within half of `share` of it from the centre: (side,)."""
+    half = (side * share).astype(jnp.int32) // 2
+    pixels = jnp.arange(side)
+    return (pixels >= centre - half) & (pixels < centre + half)
+
+
+def _stretched(first: jax.Array, sizes: jax.Array, side: int) -> jax.Array:
+    """Where a side's pixels are read when a box of `sizes` (B,) from pixel `first` (B,) fills it: (B, side)."""
+    within = (jnp.arange(side) + 0.5) * sizes[:, None] / side - 0.5
+    return first[:, None] + jnp.clip(within, 0, sizes[:, None] - 1)
 
 
 def _sample(images: jax.Array, rows: jax.Array, cols: jax.Array) -> jax.Array:

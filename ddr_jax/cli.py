@@ -23,7 +23,7 @@ from tyro.conf import Positional
 
 from ddr_jax import datasets, demo, distilled, report
 from ddr_jax.files import check_writable
-from ddr_jax.protocol import DSA, REAL_EPOCHS, Protocol
+from ddr_jax.protocol import DSA, REAL_EPOCHS, Augmentation, Protocol, augmentation
 from ddr_jax.protocol import real as real_protocol_of
 from ddr_jax.result import Settings
 from ddr_jax.types import InputError, InputWarning, RealData, nearest
@@ -37,7 +37,7 @@ PROTOCOL_OPTIONS = (
 )
 MAX_CPU_DEVICES = 8  # each holds its own copy of the data
 
-Augment = Literal["none", "dsa"]
+Augment = Literal["none", "dsa", "mixup", "cutmix", "crop", "resized-crop"]
 
 
 def _cache_folder() -> Path:
@@ -268,7 +268,7 @@ def _settings(command: Running, flips: bool) -> Settings:
     real_protocol = dataclasses.replace(
         real_protocol_of(protocol, command.real_epochs),
         lr=command.real_lr or command.lr,
-        augment=_augment(command.real_augment, command.dsa_strategy, flips),
+        augment=augmentation(command.real_augment, flips),
     )
     return Settings(
         scores=(type(command).__name__.lower(),),
@@ -280,10 +280,12 @@ def _settings(command: Running, flips: bool) -> Settings:
     )
 
 
-def _augment(name: str, strategy: str | None, flips: bool) -> DSA | None:
-    if name == "none":
-        return None
-    return DSA.for_classes(flips) if strategy is None else DSA.from_strategy(strategy)
+def _augment(name: str, strategy: str | None, flips: bool) -> Augmentation | None:
+    if strategy is None:
+        return augmentation(name, flips)
+    if name != "dsa":
+        raise InputError(f"--dsa-strategy is {strategy!r}, but the augmentation is {name}: choose dsa, or leave it out")
+    return DSA.from_strategy(strategy)
 
 
 def _inputs(command: Running) -> tuple[Sequence[distilled.Distilled], RealData]:

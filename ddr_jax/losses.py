@@ -31,4 +31,20 @@ def kl_divergence(logits: jax.Array, targets: jax.Array, temperature: jax.Array 
     return jnp.sum(targets * (log_targets - jax.nn.log_softmax(logits / temperature)), axis=-1)
 
 
+def mse_gt(
+    logits: jax.Array,
+    label_logits: jax.Array,
+    targets: jax.Array,
+    mse_weight: jax.Array | float,
+    ce_weight: jax.Array | float,
+) -> jax.Array:
+    """mse_weight · mean_c (s_c − t_c)² + ce_weight · cross-entropy(s, p) of logits s and label logits t, (B, C): (B,).
+
+    The target probabilities p (B, C) are the ground truth's (G-VBSM, arXiv 2311.17950). The label logits' offset
+    counts, which probabilities do not keep. There is no temperature.
+    """
+    squares = jnp.mean((logits - label_logits) ** 2, axis=-1)
+    return mse_weight * squares + ce_weight * cross_entropy(logits, targets)
+
+
 LOSSES = {"ce": cross_entropy, "kl": kl_divergence}

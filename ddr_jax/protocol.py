@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from ddr_jax.nets.names import find
 from ddr_jax.types import InputError, nearest
@@ -15,15 +16,17 @@ LOSSES = ("ce", "kl")
 LABELS = ("hard", "soft", "teacher")
 READOUTS = ("last", "best")
 OPERATIONS = ("scale", "rotate", "flip", "color", "crop", "cutout")
+DSA_MODES = ("S", "M")
 
 REAL_EPOCHS = 30
 
 
 @dataclass(frozen=True)
 class DSA:
-    """Differentiable siamese augmentation (Zhao & Bilen 2021, arXiv 2102.08259), one operation per batch.
+    """Differentiable siamese augmentation (Zhao & Bilen 2021, arXiv 2102.08259).
 
-    `operations` are those that a batch's one operation is drawn from; the strengths are the DSA paper's.
+    In mode S a batch gets one of `operations`, in mode M all of them. Strengths, by default the paper's, are drawn per
+    image, or once per batch if `siamese`.
     """
 
     operations: tuple[str, ...] = OPERATIONS
@@ -35,12 +38,15 @@ class DSA:
     scale: float = 1.2  # factor, at most; 1 / scale at least
     crop: float = 0.125  # shift, as a share of the side
     cutout: float = 0.5  # side of the hole, as a share of the side
+    mode: str = "S"
+    siamese: bool = False
 
     def __post_init__(self) -> None:
         if not self.operations:
             raise InputError(f"DSA has no operations: name some of {', '.join(OPERATIONS)}")
         for operation in self.operations:
             _check_choice("DSA operation", operation, OPERATIONS)
+        _check_choice("DSA mode", self.mode, DSA_MODES)
 
     @classmethod
     def for_classes(cls, flips: bool) -> DSA:
@@ -55,6 +61,81 @@ class DSA:
             InputError: if an operation is unknown.
         """
         return cls(operations=tuple(strategy.split("_")))
+
+
+@dataclass(frozen=True)
+class Mixup:
+    """Images mixed in pairs, at a share ~ Beta(alpha, alpha) (Zhang et al. 2018, arXiv 1710.09412).
+
+    `mix_targets` false mixes pixels alone, as ddranking 0.2.0 does. Teachers label what they see in either case.
+    """
+
+    alpha: float = 1.0
+    mix_targets: bool = True
+
+    def __post_init__(self) -> None:
+        _check("alpha", self.alpha, 0 < self.alpha < math.inf, "finite and above 0")
+
+
+@dataclass(frozen=True)
+class CutMix:
+    """A box of each image from another one, its area by Beta(beta, beta) (Yun et al. 2019, arXiv 1905.04899).
+
+    `mix_targets` as in `Mixup`.
+    """
+
+    beta: float = 1.0
+    mix_targets: bool = True
+
+    def __post_init__(self) -> None:
+        _check("beta", self.beta, 0 < self.beta < math.inf, "finite and above 0")
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Crops of the padded image, mirrored with probability `flip`: the usual augmentation of small images."""
+
+    padding: int = 4  # pixels on each side
+    flip: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check("padding", self.padding, self.padding >= 1, "a number of pixels, 1 or more")
+        _check("flip", self.flip, 0 <= self.flip <= 1, "a probability")
+
+
+@dataclass(frozen=True)
+class ResizedCrop:
+    """Boxes of random size enlarged to the image's, mirrored with probability `flip` (torchvision's defaults)."""
+
+    scale: tuple[float, float] = (0.08, 1.0)  # least and greatest share of the area
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # of width to height
+    flip: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check("scale", self.scale, 0 < self.scale[0] <= self.scale[1] <= 1, "two shares of the area, the least first")
+        _check("ratio", self.ratio, 0 < self.ratio[0] <= self.ratio[1], "two positive numbers, the least first")
+        _check("flip", self.flip, 0 <= self.flip <= 1, "a probability")
+
+
+Augmentation = DSA | Mixup | CutMix | Crop | ResizedCrop
+AUGMENTATIONS: dict[str, type[Augmentation]] = {
+    "dsa": DSA,
+    "mixup": Mixup,
+    "cutmix": CutMix,
+    "crop": Crop,
+    "resized-crop": ResizedCrop,
+}
+
+
+def augmentation(name: str, flips: bool) -> Augmentation | None:
+    """The augmentation of a name of `AUGMENTATIONS`, or none; without flips where they may change a class."""
+    if name == "none":
+        return None
+    _check_choice("augmentation", name, ("none", *AUGMENTATIONS))
+    if name == "dsa":
+        return DSA.for_classes(flips)
+    still: dict[str, Any] = {"flip": 0.0} if name in ("crop", "resized-crop") and not flips else {}
+    return AUGMENTATIONS[name](**still)
 
 
 @dataclass(frozen=True)
@@ -101,7 +182,7 @@ class Protocol:
     momentum: float = 0.9
     schedule: str = "step"
     step_size: int | None = None
-    augment: DSA | None = None
+    augment: Augmentation | None = None
     labels: str = "hard"
     loss: str = "ce"
     temperature: float = 1.0
@@ -147,6 +228,25 @@ class Protocol:
     def chooses_on_validation(self) -> bool:
         """Whether a validation split is needed, because a rate has to be chosen from a grid."""
         return self.readout == "last" and len(self.lr) > 1
+
+
+def to_dict(protocol: Protocol) -> dict[str, Any]:
+    """A protocol as plain data; its augmentation says its kind."""
+    names = {kind: name for name, kind in AUGMENTATIONS.items()}
+    kind = (
+        {}
+        if protocol.augment is None
+        else {"augment": {"kind": names[type(protocol.augment)], **asdict(protocol.augment)}}
+    )
+    return asdict(protocol) | kind
+
+
+def from_dict(fields: dict[str, Any]) -> Protocol:
+    """The protocol that `to_dict`, or JSON made of it, describes."""
+    augment = dict(fields["augment"] or {})
+    kind = AUGMENTATIONS[augment.pop("kind")] if augment else None
+    tuples: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in augment.items()}
+    return Protocol(**{**fields, "augment": kind(**tuples) if kind else None})
 
 
 def hard(protocol: Protocol) -> Protocol:

@@ -17,7 +17,9 @@ import numpy as np
 from ddr_jax import metrics, report
 from ddr_jax.files import write_atomically
 from ddr_jax.intervals import Interval, bootstrap_interval, t_interval
-from ddr_jax.protocol import DSA, Protocol
+from ddr_jax.protocol import Protocol
+from ddr_jax.protocol import from_dict as protocol_from_dict
+from ddr_jax.protocol import to_dict as protocol_to_dict
 from ddr_jax.readout import Reading, read
 from ddr_jax.types import ArmTable, InputError, nearest
 
@@ -79,6 +81,11 @@ class Settings:
                 "The augmentation-robust score compares training with and without augmentation, and augment is "
                 "none: choose one, e.g. dsa"
             )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain data."""
+        protocols = {name: protocol_to_dict(getattr(self, name)) for name in ("protocol", "real_protocol")}
+        return asdict(self) | protocols
 
     @property
     def trains_real_hard(self) -> bool:
@@ -222,7 +229,7 @@ class Result:
             "scores": {name: summary.to_json() for name, summary in self.scores.items()},
             "arms": {name: summary.to_json() for name, summary in self.accuracies.items()},
             "diverged": self.diverged,
-            "settings": json.loads(json.dumps(asdict(self.settings))),  # lists, as they come back from a file
+            "settings": json.loads(json.dumps(self.settings.to_dict())),  # lists, as they come back from a file
             "data": self.data,
             "environment": self.environment,
             "students": self.rows(),
@@ -236,7 +243,7 @@ class Result:
             raise InputError(f"The result has format {content.get('format')!r}; this version reads format {FORMAT}")
         settings = dict(content["settings"])
         for name in ("protocol", "real_protocol"):
-            settings[name] = _protocol(settings[name])
+            settings[name] = protocol_from_dict(settings[name])
         for name in ("scores", "key"):
             settings[name] = _tuple(settings[name])
         names = dict.fromkeys(row["arm"] for row in content["students"])
@@ -271,12 +278,6 @@ def load_result(path: str | Path) -> Result:
 def _plain(interval: Interval) -> dict[str, Any]:
     low, high = (None if bound is None else float(bound) for bound in (interval.low, interval.high))
     return {"mean": float(interval.mean), "low": low, "high": high, "n": interval.n}
-
-
-def _protocol(fields: dict[str, Any]) -> Protocol:
-    dsa = fields["augment"]
-    augment = None if dsa is None else DSA(**{**dsa, "operations": tuple(dsa["operations"])})
-    return Protocol(**{**fields, "augment": augment})
 
 
 def _tuple(value: Any) -> Any:

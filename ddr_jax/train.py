@@ -16,7 +16,7 @@ import optax
 
 from ddr_jax import augment, nets, optim, teachers
 from ddr_jax.losses import LOSSES, soften
-from ddr_jax.protocol import DSA, Protocol
+from ddr_jax.protocol import Augmentation, Protocol
 
 Array = jax.Array | np.ndarray
 
@@ -37,7 +37,7 @@ class Program:
     optimizer: str
     schedule: str
     step_size: int
-    augment: DSA | None
+    augment: Augmentation | None
     loss: str
     teacher: Any = None
 
@@ -144,12 +144,11 @@ def train_step(
     program: Program, state: State, student: Student, data: TrainingData, index: jax.Array, key: jax.Array
 ) -> State:
     """One step on the images at `index` (B,), augmented with `key`."""
-    images = data.images[student.images, index]
+    images, targets = data.images[student.images, index], data.targets[student.targets, index]
     if (config := program.augment) is not None:
-        images = jax.lax.cond(student.augment, lambda x: augment.dsa(key, x, config), lambda x: x, images)
-    if program.teacher is None:
-        targets = data.targets[student.targets, index]
-    else:
+        augmented = lambda images, targets: augment.apply(key, images, targets, config)  # noqa: E731
+        images, targets = jax.lax.cond(student.augment, augmented, lambda *batch: batch, images, targets)
+    if program.teacher is not None:
         targets = soften(teachers.mean_logits(program.teacher, data.teachers, images), student.temperature)
 
     def loss(params):

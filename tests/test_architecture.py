@@ -10,10 +10,10 @@ import ddr_jax
 PACKAGE = Path(ddr_jax.__file__).parent
 FLOORS = (  # imports go from a later line to an earlier one
     ("types",),
-    ("files", "readers", "nets", "losses", "metrics", "intervals", "optim", "augment"),
+    ("files", "readers", "nets", "losses", "metrics", "intervals", "optim"),
     ("protocol", "folders"),
     ("datasets",),
-    ("distilled", "teachers", "readout"),
+    ("distilled", "teachers", "readout", "augment"),
     ("train", "store"),
     ("population", "report"),
     ("provenance", "result"),

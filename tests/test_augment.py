@@ -1,6 +1,7 @@
-"""DSA's operations equal the original's given its draws, and a batch gets one of them, drawn from its key."""
+"""Operations equal the original's given its draws; what is drawn from a key keeps to its ranges and invariants."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import chex
@@ -70,8 +71,26 @@ def _only(operation, **strengths):
     return DSA(operations=(operation,), **strengths)
 
 
-def test_registry_holds_the_protocols_operations():
+def test_registries_hold_the_protocols_operations_and_modes():
     assert tuple(augment.OPERATIONS) == protocol.OPERATIONS
+    assert tuple(augment.MODES) == protocol.DSA_MODES
+
+
+@pytest.mark.parametrize("name", protocol.AUGMENTATIONS)
+def test_every_augmentation_changes_images_and_only_mixtures_change_targets(name):
+    images, targets = _images(6, 8, 8, 3), jnp.eye(6)
+    config = protocol.AUGMENTATIONS[name]()
+    changed, mixed = augment.apply(jax.random.key(2), images, targets, config)
+    chex.assert_equal_shape([images, changed])
+    assert np.abs(changed - images).max() > 0.1
+    np.testing.assert_allclose(mixed.sum(-1), 1, atol=1e-6)
+    assert np.array_equal(mixed, targets) == (name not in ("mixup", "cutmix"))
+
+
+@pytest.mark.parametrize("config", [protocol.Mixup(mix_targets=False), protocol.CutMix(mix_targets=False)])
+def test_mixtures_may_leave_targets_alone(config):
+    targets = jnp.eye(6)
+    np.testing.assert_array_equal(augment.apply(jax.random.key(2), _images(6, 8, 8, 3), targets, config)[1], targets)
 
 
 def test_batch_gets_one_operation_and_each_equally_often():
@@ -182,3 +201,189 @@ def test_whole_draws_are_uniform_over_their_range(draw, side, share, expected):
     assert values.tolist() == list(expected)
     mean = 4000 / len(expected)
     assert (abs(counts - mean) <= 5 * np.sqrt(mean)).all()
+
+
+def test_mode_m_applies_every_operation_in_order():
+    images = _images(3, 6, 6, 2)
+    cut_all = DSA(
+        operations=("cutout", "color"), cutout=2.0, mode="M"
+    )  # a hole that always covers the image, brightened
+    cut_first = _dsa(jax.random.key(5), images, cut_all)
+    assert np.ptp(cut_first, axis=(1, 2, 3)).max() < 1e-6
+    assert (np.abs(cut_first[:, 0, 0, 0]) > 1e-3).all()
+    cut_last = _dsa(jax.random.key(5), images, replace(cut_all, operations=("color", "cutout")))
+    np.testing.assert_array_equal(cut_last, 0)
+
+
+@pytest.mark.parametrize("mode", augment.MODES)
+def test_siamese_images_share_one_draw(mode):
+    images = jnp.tile(_images(1, 8, 8, 3), (5, 1, 1, 1))
+    augmented = _dsa(jax.random.key(6), images, DSA(crop=0.5, flip=1.0, mode=mode, siamese=True))
+    assert np.abs(augmented - images).max() > 0.1
+    chex.assert_trees_all_close(augmented, jnp.tile(augmented[:1], (5, 1, 1, 1)), atol=1e-6)
+
+
+def _targets(images):
+    return jnp.eye(len(images))
+
+
+TRANSFORMS = {
+    "dsa_m": partial(augment.dsa, config=DSA(operations=("color", "crop"), mode="M")),
+    "dsa_siamese": partial(augment.dsa, config=DSA(operations=("color", "crop"), siamese=True)),
+    "mixup": lambda key, x: augment.mixup(key, x, _targets(x), 0.8)[0],
+    "cutmix": lambda key, x: augment.cutmix(key, x, _targets(x), 1.0)[0],
+    "random_crop": partial(augment.random_crop, padding=2),
+    "horizontal_flip": partial(augment.horizontal_flip, probability=0.5),
+    "random_resized_crop": partial(augment.random_resized_crop, scale=(0.08, 1.0), ratio=(0.75, 4 / 3)),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_jitted_vmap_over_keys_equals_one_key_after_another(name):
+    images, keys = _images(5, 6, 8, 3), jax.random.split(jax.random.key(7), 3)
+    together = jax.jit(jax.vmap(TRANSFORMS[name], in_axes=(0, None)))(keys, images)
+    transform = jax.jit(TRANSFORMS[name])
+    alone = jnp.stack([transform(key, images) for key in keys])
+    chex.assert_trees_all_close(together, alone, atol=1e-5)
+    assert np.abs(together[0] - together[1]).max() > 0.01
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_transform_keeps_shape_and_dtype_with_finite_gradients(name):
+    images = _images(2, 6, 8, 1).astype(jnp.bfloat16)
+
+    def total(x):
+        transformed = TRANSFORMS[name](jax.random.key(8), x)
+        chex.assert_equal_shape([transformed, images])
+        chex.assert_type(transformed, jnp.bfloat16)
+        return transformed.sum()
+
+    chex.assert_tree_all_finite(jax.jit(jax.value_and_grad(total))(images))
+
+
+def test_mix_weighs_each_image_with_its_partner():
+    images, order = _images(3, 2, 2, 1), jnp.array([1, 2, 0])
+    chex.assert_trees_all_equal(augment.mix(images, order, 1.0), images)
+    chex.assert_trees_all_equal(augment.mix(images, order, 0.0), images[order])
+    chex.assert_trees_all_close(augment.mix(images, order, 0.25)[0], 0.25 * images[0] + 0.75 * images[1])
+
+
+@pytest.mark.parametrize("mixture", [augment.mixup, augment.cutmix])
+def test_targets_are_mixed_like_the_pixels(mixture):
+    # every image is of one value and of a class of its own, so targets say how much of which value is in it
+    values = jnp.arange(1.0, 9.0)
+    images = jnp.broadcast_to(values[:, None, None, None], (8, 7, 10, 1))
+    for key in jax.random.split(jax.random.key(9), 5):
+        mixed, targets = mixture(key, images, _targets(images), 1.0)
+        np.testing.assert_allclose(targets.sum(axis=1), 1, rtol=1e-6)
+        np.testing.assert_allclose(mixed.mean(axis=(1, 2, 3)), targets @ values, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mixture", [augment.mixup, augment.cutmix])
+def test_targets_may_stay_as_they_are(mixture):
+    images, targets = _images(4, 6, 6, 1), jax.random.uniform(jax.random.key(1), (4, 3))
+    mixed, kept = mixture(jax.random.key(10), images, targets, 1.0, mix_targets=False)
+    chex.assert_trees_all_equal(kept, targets)
+    assert np.abs(mixed - images).max() > 0.1
+
+
+def test_mixups_share_is_beta_distributed_of_a_traced_concentration():
+    images, targets, keys = jnp.zeros((12, 1, 1, 1)), jnp.eye(12), jax.random.split(jax.random.key(11), 2000)
+    mixed_targets = jax.jit(
+        lambda alpha: jax.lax.map(lambda key: augment.mixup(key, images, targets, alpha)[1], keys, batch_size=100)
+    )
+    for alpha in (0.5, 4.0):
+        # a fixed point of the permutation keeps all of its target, the others the share
+        shares = np.diagonal(mixed_targets(alpha), axis1=1, axis2=2).min(axis=1)
+        assert abs(shares.mean() - 0.5) < 4 * shares.std() / np.sqrt(2000)
+        np.testing.assert_allclose(shares.var(), 1 / (4 * (2 * alpha + 1)), rtol=0.15)
+
+
+@pytest.mark.parametrize(
+    ("row", "col", "share", "rows", "cols"),
+    [
+        (4, 3, 0.75, range(2, 6), range(2, 4)),  # half of 8 × 6: 4 × 3, the odd side a pixel less
+        (0, 5, 0.75, range(2), range(4, 6)),  # clipped above only: columns 4 and 5 are inside
+        (4, 3, 0.0, range(8), range(6)),
+        (4, 3, 1.0, range(0), range(0)),
+    ],
+)
+def test_cutmix_box_is_centred_and_clipped(row, col, share, rows, cols):
+    expected = np.zeros((8, 6), bool)
+    expected[rows.start : rows.stop, cols.start : cols.stop] = True
+    np.testing.assert_array_equal(augment.cutmix_box(8, 6, row, col, share), expected)
+
+
+def test_cutmix_fills_the_same_box_of_every_image_from_its_partner():
+    images = jnp.broadcast_to(jnp.arange(8.0)[:, None, None, None], (8, 9, 9, 2))
+    mixed, targets = augment.cutmix(jax.random.key(12), images, _targets(images), 1.0)
+    partners = np.where(np.diagonal(targets) == 1, np.arange(8), (targets - jnp.diag(jnp.diag(targets))).argmax(axis=1))
+    foreign = np.asarray(mixed != images)[partners != np.arange(8)]
+    assert foreign.any()
+    assert (foreign == foreign[:1]).all()
+    np.testing.assert_array_equal(mixed.max(axis=(1, 2, 3)), np.maximum(partners, np.arange(8)))
+    np.testing.assert_array_equal(mixed.min(axis=(1, 2, 3)), np.minimum(partners, np.arange(8)))
+
+
+def test_random_crops_are_all_windows_of_the_padded_image():
+    image = 1 + np.arange(12.0).reshape(3, 4, 1)
+    cropped = augment.random_crop(jax.random.key(13), jnp.tile(image, (200, 1, 1, 1)), 1)
+    padded = np.pad(image, ((1, 1), (1, 1), (0, 0)))
+    windows = np.stack([padded[r : r + 3, c : c + 4] for r in range(3) for c in range(3)])
+    matches = (np.asarray(cropped)[:, None] == windows).all(axis=(2, 3, 4))
+    np.testing.assert_array_equal(matches.sum(axis=1), 1)
+    assert matches.any(axis=0).all()
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
+def test_flips_come_with_their_probability(probability):
+    image = _images(1, 2, 3, 1)
+    flipped = augment.horizontal_flip(jax.random.key(14), jnp.tile(image, (2000, 1, 1, 1)), probability)
+    mirrored = (flipped == image[:, :, ::-1]).all(axis=(1, 2, 3))
+    assert (mirrored | (flipped == image).all(axis=(1, 2, 3))).all()
+    assert abs(mirrored.mean() - probability) <= 4 * np.sqrt(probability * (1 - probability) / 2000)
+
+
+def test_resized_crop_is_the_bilinear_enlargement_of_its_box():
+    images = _images(4, 8, 10, 2)
+    boxes = np.array([(0, 0, 8, 10), (2, 3, 5, 4), (7, 9, 1, 1), (3, 0, 2, 10)])
+    enlarged = jax.jit(augment.resized_crop)(images, *jnp.asarray(boxes.T))
+    expected = [
+        jax.image.resize(image[top : top + height, left : left + width], (8, 10, 2), "linear")
+        for image, (top, left, height, width) in zip(images, boxes, strict=True)
+    ]
+    chex.assert_trees_all_close(enlarged, jnp.stack(expected), atol=1e-5)
+
+
+def test_crop_sides_keep_to_area_and_aspect():
+    heights, widths = augment.crop_sides(jax.random.key(15), 2000, 128, 128, (0.6, 1.0), (0.75, 4 / 3))
+    shares, aspects = heights * widths / 128**2, widths / heights
+    for values, low, high in [(shares, 0.6, 1.0), (aspects, 0.75, 4 / 3)]:
+        slack = 1.5 / 100  # half a pixel on sides of 90 and more
+        assert (values >= low * (1 - slack)).all()
+        assert (values <= high * (1 + slack)).all()
+        assert values.max() - values.min() > 0.9 * (high - low)
+    # symmetric in the logarithm: no side is favoured
+    assert abs(jnp.log(aspects).mean()) < 4 * jnp.log(aspects).std() / np.sqrt(2000)
+
+
+def test_boxes_that_do_not_fit_are_drawn_anew_rather_than_clipped():
+    # an aspect of 4 / 3 at such areas leaves the square; clipped, it would keep as little as 0.82 of it
+    heights, widths = augment.crop_sides(jax.random.key(19), 2000, 128, 128, (0.9, 1.0), (0.75, 4 / 3))
+    assert (heights * widths / 128**2).min() > 0.9 * (1 - 1.5 / 100)
+
+
+@pytest.mark.parametrize(("ratio", "expected"), [((0.5, 1.0), (8, 8)), ((2.0, 2.0), (6, 12)), ((1.0, 2.0), (8, 12))])
+def test_box_that_never_fits_becomes_the_largest_of_an_allowed_aspect(ratio, expected):
+    heights, widths = augment.crop_sides(jax.random.key(16), 5, 8, 12, (3.0, 4.0), ratio)
+    assert set(zip(heights.tolist(), widths.tolist(), strict=True)) == {expected}
+
+
+def test_random_resized_crops_stay_inside_and_go_everywhere():
+    # a quarter of the area: boxes of 4 × 4 in 8 × 8, and a pixel's value says where it is from
+    coordinates = jnp.stack(jnp.meshgrid(jnp.arange(8.0), jnp.arange(8.0), indexing="ij"), axis=-1)
+    quarter = jax.jit(partial(augment.random_resized_crop, scale=(0.25, 0.25), ratio=(1.0, 1.0)))
+    cropped = quarter(jax.random.key(17), jnp.tile(coordinates, (300, 1, 1, 1)))
+    first, last = cropped[:, 0, 0], cropped[:, -1, -1]
+    np.testing.assert_array_equal(last - first, 3)
+    assert {tuple(corner) for corner in first.astype(int).tolist()} == {(r, c) for r in range(5) for c in range(5)}

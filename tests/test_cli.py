@@ -117,6 +117,10 @@ def test_choices_are_those_of_the_protocol(option):
     assert get_args(get_type_hints(cli.Evaluation)[option]) == getattr(protocol, registry)
 
 
+def test_augmentations_are_those_of_the_protocol():
+    assert get_args(cli.Augment) == ("none", *protocol.AUGMENTATIONS)
+
+
 def test_sets_and_labels_may_come_in_files_of_their_own(saved):
     content = np.load(saved())
     np.save("images.npy", content["images"])
@@ -163,6 +167,7 @@ def test_digits_are_not_flipped_unless_asked():
         (["lrs", "mine.npz", "--real", "digits", "--labels", "soft"], "holds no soft_labels"),
         (["lrs", "mine.npz", "--real", "digits", "--real-accuracy", "98"], "divide percentages by 100"),
         (["ars", "mine.npz", "--real", "digits", "--augment", "none"], "augment is none"),
+        (["ars", "mine.npz", "--real", "digits", "--augment", "crop", "--dsa-strategy", "color"], "choose dsa"),
         (["ars", "mine.npz", "--real", "digits", "--dsa-strategy", "crap"], "did you mean 'crop'"),
         (
             ["lrs", "mine.npz", "--real", "digits", "--labels", "teacher", "--teacher-weights", "mine.npz"],

@@ -9,7 +9,7 @@ import ddr_jax as ddr
 from ddr_jax import arms, demo, metrics, population, train
 from ddr_jax.datasets import without_validation
 from ddr_jax.distilled import Distilled
-from ddr_jax.protocol import DSA, Protocol
+from ddr_jax.protocol import AUGMENTATIONS, DSA, LABELS, Protocol, augmentation
 
 PROTOCOL = Protocol(student="ConvNet-1", width=4, epochs=2, lr=0.1, augment=DSA())
 REAL = Protocol(student="ConvNet-1", width=4, epochs=2, lr=0.1)
@@ -206,6 +206,18 @@ def test_lrs_and_ars_together_need_at_most_four_training_programs(labels, real, 
     )
     result = ddr.score(demo.distilled_set(), ddr.load_dataset("digits"), shrunk)
     assert {"lrs", "ars"} <= set(result.scores)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("labels", LABELS)
+@pytest.mark.parametrize("name", ["none", *AUGMENTATIONS])
+def test_every_score_runs_with_every_kind_of_labels_and_augmentation(real, labels, name):
+    scores = ("accuracy", "lrs") if name == "none" else ("accuracy", "lrs", "ars")
+    cell = protocol(labels=labels, augment=augmentation(name, flips=True), epochs=1)
+    result = ddr.score(distilled(soft=labels == "soft"), real, settings(*scores, protocol=cell, seeds=1))
+    assert set(scores) <= set(result.scores)
+    assert result.diverged == 0
+    assert ddr.Result.from_json(result.to_json()).to_json() == result.to_json()
 
 
 @pytest.mark.parametrize(

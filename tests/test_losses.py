@@ -36,6 +36,13 @@ class TestLossesAgainstPyTorch(chex.TestCase):
         per_example = self.variant(losses.LOSSES[loss])(STUDENT, HARD, 1.0)
         chex.assert_trees_all_close(per_example.mean(), GOLDEN["hard_ce"], rtol=1e-5)
 
+    @chex.variants(with_jit=True, without_jit=True)
+    @parameterized.parameters((1.0, 0.0), (1.0, 0.025), (0.5, 0.5))
+    def test_squared_error_with_ground_truth_equals_pytorch(self, mse_weight, ce_weight):
+        per_example = self.variant(losses.mse_gt)(STUDENT, TEACHER, HARD, mse_weight, ce_weight)
+        chex.assert_shape(per_example, (8,))
+        chex.assert_trees_all_close(per_example.mean(), GOLDEN[f"mse_gt/mse{mse_weight}/ce{ce_weight}"], rtol=1e-5)
+
 
 def test_registry_holds_the_protocols_losses():
     assert tuple(losses.LOSSES) == protocol.LOSSES
@@ -77,3 +84,8 @@ def test_rows_of_a_vmap_may_differ_in_labels_and_temperature():
     together = jax.vmap(losses.kl_divergence)(students, targets, temperatures)
     alone = [losses.kl_divergence(*row) for row in zip(students, targets, (1.0, 4.0), strict=True)]
     chex.assert_trees_all_close(together, jnp.stack(alone), rtol=1e-5)
+
+
+def test_offset_of_label_logits_counts_in_the_squared_error():
+    shifted = losses.mse_gt(STUDENT, STUDENT + 3, HARD, 1.0, 0.0)
+    np.testing.assert_allclose(shifted, 9, rtol=1e-5)

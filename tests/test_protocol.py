@@ -1,8 +1,23 @@
 import dataclasses
+import json
 
 import pytest
 
-from ddr_jax.protocol import DSA, OPERATIONS, Protocol, hard, real
+from ddr_jax.protocol import (
+    AUGMENTATIONS,
+    DSA,
+    OPERATIONS,
+    Crop,
+    CutMix,
+    Mixup,
+    Protocol,
+    ResizedCrop,
+    augmentation,
+    from_dict,
+    hard,
+    real,
+    to_dict,
+)
 from ddr_jax.types import InputError
 
 
@@ -79,6 +94,41 @@ def test_an_unknown_operation_is_refused(strategy, message):
 def test_dsa_needs_an_operation():
     with pytest.raises(InputError, match="no operations"):
         DSA(operations=())
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_a_protocol_survives_a_round_trip_through_json(name):
+    original = Protocol(augment=augmentation(name, flips=True), lr=(0.1, 0.2), step_size=3)
+    assert from_dict(json.loads(json.dumps(to_dict(original)))) == original
+
+
+def test_a_plain_protocol_survives_too():
+    assert from_dict(json.loads(json.dumps(to_dict(Protocol())))) == Protocol()
+
+
+def test_an_augmentation_is_known_by_name():
+    assert augmentation("none", flips=True) is None
+    assert augmentation("crop", flips=False) == Crop(flip=0.0)
+    assert augmentation("mixup", flips=False) == Mixup()
+    with pytest.raises(InputError, match="did you mean 'cutmix'"):
+        augmentation("cutmx", flips=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "message"),
+    [
+        (DSA, {"mode": "L"}, "Unknown DSA mode 'L'"),
+        (Mixup, {"alpha": 0.0}, "alpha is 0.0"),
+        (CutMix, {"beta": -1.0}, "beta is -1.0"),
+        (Crop, {"padding": 0}, "padding is 0"),
+        (Crop, {"flip": 2.0}, "flip is 2.0"),
+        (ResizedCrop, {"scale": (0.5, 0.1)}, "the least first"),
+        (ResizedCrop, {"ratio": (0.0, 1.0)}, "two positive numbers"),
+    ],
+)
+def test_an_impossible_augmentation_is_refused(kind, fields, message):
+    with pytest.raises(InputError, match=message):
+        kind(**fields)
 
 
 def test_classes_that_a_mirror_changes_are_not_flipped():

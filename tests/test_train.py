@@ -5,7 +5,7 @@ import numpy as np
 from flax import linen as nn
 
 from ddr_jax import nets, train
-from ddr_jax.protocol import DSA, Protocol
+from ddr_jax.protocol import DSA, Mixup, Protocol
 from ddr_jax.train import HeldOut, Program, Student, TrainingData
 
 
@@ -18,6 +18,9 @@ class OneRowPerImage(nn.Module):
     def __call__(self, images, train):
         x = images.reshape(len(images), -1)
         return x @ self.param("rows", nn.initializers.zeros, (x.shape[-1], self.num_classes))
+
+
+ZERO, ZERO_WEIGHTS = OneRowPerImage(), {"params": {"rows": np.zeros((1, 10, 2), np.float32)}}
 
 
 def student(**changes) -> Student:
@@ -114,6 +117,17 @@ def test_the_teacher_labels_the_augmented_batch_at_the_students_temperature():
     # gradient of the cross-entropy at zero logits: (softmax(0) − softmax(teacher / 2)) / 2, averaged over ten images
     expected = -(0.5 - jax.nn.softmax(logits / 2)) / 2 / 10
     chex.assert_trees_all_close(rows, expected, atol=1e-6)
+
+
+def test_mixtures_mix_targets_that_teachers_then_replace():
+    mixing = {"epochs": 1, "schedule": "constant", "augment": Mixup()}
+    data = one_hot_images(10)._replace(targets=np.eye(2, dtype=np.float32)[None, [0, 1] * 5])
+    on = student(augment=jnp.bool_(True))
+    mixed = run(program(Protocol(**mixing), OneRowPerImage()), on, data, 1).variables["params"]["rows"]
+    assert not np.allclose(np.abs(mixed), 0.05, atol=1e-3)
+    labelled = Program(**{**vars(program(Protocol(**mixing, labels="teacher"), OneRowPerImage())), "teacher": ZERO})
+    rows = run(labelled, on, data._replace(teachers=ZERO_WEIGHTS), 1).variables["params"]["rows"]
+    chex.assert_trees_all_close(rows, np.zeros((10, 2)), atol=1e-7)  # the teacher's even labels are the student's own
 
 
 def test_teachers_are_averaged_as_logits():
