@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Crop": "protocol",
+    "CutMix": "protocol",
     "DSA": "protocol",
     "Distilled": "distilled",
     "Execution": "population",
     "InputError": "types",
+    "Mixup": "protocol",
     "Protocol": "protocol",
+    "ResizedCrop": "protocol",
     "Result": "result",
     "Runner": "arms",
     "Settings": "result",
@@ -34,10 +38,14 @@ _HOMES = {
 
 __all__ = [
     "DSA",
+    "Crop",
+    "CutMix",
     "Distilled",
     "Execution",
     "InputError",
+    "Mixup",
     "Protocol",
+    "ResizedCrop",
     "Result",
     "Runner",
     "Settings",
@@ -60,7 +68,7 @@ if TYPE_CHECKING:
     from ddr_jax.distilled import Distilled, load_distilled, save_distilled
     from ddr_jax.evaluate import accuracy, augmentation_robust_score, label_robust_score, score
     from ddr_jax.population import Execution, use_cpu_cores
-    from ddr_jax.protocol import DSA, Protocol
+    from ddr_jax.protocol import DSA, Crop, CutMix, Mixup, Protocol, ResizedCrop
     from ddr_jax.result import Result, Settings, load_result
     from ddr_jax.store import Store
     from ddr_jax.teachers import load_teachers

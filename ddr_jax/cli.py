@@ -83,7 +83,8 @@ class Evaluation(Running):
     soft_labels: Literal["logits", "probabilities"] | None = None
     """What the stored soft labels are, where the file does not say."""
     student: str = "ConvNet-3"
-    """Network: ConvNet-1 … ConvNet-6, with -BN, -LN, -GN, -NN for another norm than instance norm; MLP."""
+    """Network: ConvNet-1 … ConvNet-6 (with -BN, -LN, -GN, -NN for another norm than instance norm), MLP, LeNet,
+    AlexNet, VGG-11, ResNet-18-BN, torchvision-ResNet-18, ViT-6 and more: an unknown name lists its neighbours."""
     width: int = 128
     """Filters of each convolution, or hidden units."""
     epochs: int = 300

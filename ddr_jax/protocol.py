@@ -245,7 +245,9 @@ def from_dict(fields: dict[str, Any]) -> Protocol:
     """The protocol that `to_dict`, or JSON made of it, describes."""
     augment = dict(fields["augment"] or {})
     kind = AUGMENTATIONS[augment.pop("kind")] if augment else None
-    tuples: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in augment.items()}
+    tuples: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in augment.items()
+    }
     return Protocol(**{**fields, "augment": kind(**tuples) if kind else None})
 
 

@@ -21,6 +21,7 @@ from ddr_jax.protocol import Augmentation, Protocol
 Array = jax.Array | np.ndarray
 
 INIT, SHUFFLE, AUGMENT = range(3)  # independent streams of a student's randomness
+DROPOUT = 2**31 - 1  # and one of a batch's, whose other draws come from splits
 HELD_OUT_MULTIPLE = 256  # images; every size of a test batch divides it
 
 
@@ -143,7 +144,7 @@ def train_epochs(
 def train_step(
     program: Program, state: State, student: Student, data: TrainingData, index: jax.Array, key: jax.Array
 ) -> State:
-    """One step on the images at `index` (B,), augmented with `key`."""
+    """One step on the images at `index` (B,); `key` is for their augmentation, and for dropout where a net has it."""
     images, targets = data.images[student.images, index], data.targets[student.targets, index]
     if (config := program.augment) is not None:
         augmented = lambda images, targets: augment.apply(key, images, targets, config)  # noqa: E731
@@ -152,7 +153,9 @@ def train_step(
         targets = soften(teachers.mean_logits(program.teacher, data.teachers, images), student.temperature)
 
     def loss(params):
-        logits, variables = nets.apply_train(program.net, {**state.variables, "params": params}, images)
+        logits, variables = nets.apply_train(
+            program.net, {**state.variables, "params": params}, images, jax.random.fold_in(key, DROPOUT)
+        )
         losses = LOSSES[program.loss](logits, targets, student.temperature)
         return student.loss_scale * losses.mean(), variables
 

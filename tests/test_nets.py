@@ -13,19 +13,21 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
+from flax import traverse_util
 
 from ddr_jax import nets
 from ddr_jax.nets import layers
+from ddr_jax.nets.vit import Attention
 from ddr_jax.types import InputError
 
 FOLDER = Path(__file__).parent / "goldens"
 GOLDEN = np.load(FOLDER / "nets.npz")
 TENSORS = json.loads((FOLDER / "nets.json").read_text())
+SLOW = {"torchvision-ResNet-18@224x3", "torchvision-VGG-11-BN@64x3"}
 INIT, APPLY, APPLY_TRAIN, EMBED = (
     jax.jit(f, static_argnums=static)
     for f, static in ((nets.init, (0, 2)), (nets.apply, 0), (nets.apply_train, 0), (nets.embed, 0))
 )
-LEAVES = {"weight": "kernel", "scale": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
 
 
 def fill(kind, shape, k):
@@ -40,41 +42,19 @@ def fill(kind, shape, k):
     }[kind]()
 
 
-def place(name):
-    """Where a PyTorch tensor's module sits in our variables."""
-    module, *number = name.split(".")[:-1]
-    if module == "features":
-        block, layer = divmod(int(number[0]), 4)
-        return f"blocks_{block}", ("conv", "norm")[layer]
-    return ("head",) if module in ("classifier", "fc_3") else (f"hidden_{int(module[-1]) - 1}",)
-
-
-def convert(value, rows, channels):
-    """A PyTorch weight in our layout; `rows` is the square map a linear layer's F = channels·rows² come from."""
-    if value.ndim == 4:
-        return value.transpose(2, 3, 1, 0)
-    if value.ndim == 2:
-        return value.reshape(-1, channels, rows, rows).transpose(0, 2, 3, 1).reshape(len(value), -1).T
-    return value
-
-
 def reference(key):
     """(net, variables, image_shape) of a golden key, filled by the goldens' rule."""
     name, _, size = key.partition("@")
     side, channels = map(int, size.split("x"))
-    variables = {}
-    for k, (path, shape, kind) in enumerate(TENSORS[key]):
-        collection = "batch_stats" if kind.startswith("running") else "params"
-        branch = variables.setdefault(collection, {})
-        for step in place(path):
-            branch = branch.setdefault(step, {})
-        if path.startswith("fc_"):
-            layout = (side, channels) if path.startswith("fc_1") else (1, shape[-1])
-        else:
-            layout = (4, 128)
-        branch[LEAVES[kind]] = jnp.asarray(convert(fill(kind, shape, k), *layout))
     net = nets.build(name, num_classes=TENSORS[key][-1][1][0])
-    return net, variables, (side, side, channels)
+    state_dict = {path: fill(kind, shape, k) for k, (path, shape, kind) in enumerate(TENSORS[key])}
+    return net, nets.from_torch(net, state_dict, (side, side, channels)), (side, side, channels)
+
+
+def build_small(name, num_classes):
+    """A network of the registry, narrow where its width is free."""
+    width = {"width": 8} if nets.NETS[name].has_width else {}
+    return nets.build(name, num_classes=num_classes, **width)
 
 
 def plain_step(net, loss_of_logits, images):
@@ -95,19 +75,22 @@ def plain_step(net, loss_of_logits, images):
     return step, optimizer
 
 
-@pytest.mark.parametrize("key", TENSORS)
+@pytest.mark.parametrize("key", [pytest.param(key, marks=pytest.mark.slow if key in SLOW else ()) for key in TENSORS])
 def test_logits_and_running_statistics_equal_pytorchs(key):
     net, variables, (h, w, k) = reference(key)
     expected = jax.eval_shape(lambda: nets.init(net, jax.random.key(0), (h, w, k)))
     chex.assert_trees_all_equal_shapes_and_dtypes(variables, expected)
     images = np.random.RandomState(1000).standard_normal((4, k, h, w)).astype(np.float32).transpose(0, 2, 3, 1)
-    chex.assert_trees_all_close(APPLY(net, variables, images), GOLDEN[f"{key}/eval"], rtol=1e-4, atol=1e-4)
-    logits, updated = APPLY_TRAIN(net, variables, images)
-    chex.assert_trees_all_close(logits, GOLDEN[f"{key}/train"], rtol=1e-4, atol=1e-4)
+    expect = partial(chex.assert_trees_all_close, rtol=1e-4)
+    scale = np.abs(GOLDEN[f"{key}/eval"]).max()
+    expect(nets.apply(net, variables, images), GOLDEN[f"{key}/eval"], atol=1e-4 * scale)
+    logits, updated = nets.apply_train(net, variables, images, jax.random.key(0))
+    if not net.needs_key:  # dropout's draws differ from PyTorch's
+        expect(logits, GOLDEN[f"{key}/train"], atol=1e-4 * scale)
     statistics = jax.tree.leaves(updated.get("batch_stats", {}))
     for name, power in (("running_sum", 1), ("running_sq", 2)):
         total = sum((float((s**power).sum()) for s in statistics), 0.0)
-        chex.assert_trees_all_close(np.float32(total), GOLDEN[f"{key}/{name}"], rtol=1e-4)
+        expect(np.float32(total), GOLDEN[f"{key}/{name}"])
 
 
 @pytest.mark.parametrize(("name", "kind"), [("ConvNet-3", "hard"), ("ConvNet-3", "kl"), ("ConvNet-3-BN", "hard")])
@@ -135,16 +118,92 @@ def test_twenty_steps_of_training_follow_pytorchs(name, kind):
     chex.assert_trees_all_close(logits, GOLDEN[f"trajectory/{name}/{kind}/final_logits"], rtol=1e-3, atol=1e-2)
 
 
-@pytest.mark.parametrize("name", nets.NETS)
+def different_networks():
+    """Names of the registry, one of each group that means the same."""
+    seen = {(entry.target, *entry.settings.items()): name for name, entry in reversed(nets.NETS.items())}
+    return sorted(seen.values())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow if "101" in n or "152" in n else ()) for n in different_networks()],
+)
 def test_every_registered_network_gives_logits_and_embeddings(name):
-    net = nets.build(name, num_classes=7, width=8)
+    net = build_small(name, num_classes=7)
     images = jax.ShapeDtypeStruct((5, 64, 64, 3), jnp.float32)
+    nets.check(name, images.shape[1:])
     variables = jax.eval_shape(lambda: nets.init(net, jax.random.key(0), images.shape[1:]))
-    logits, updated = jax.eval_shape(lambda v, x: nets.apply_train(net, v, x), variables, images)
+    (logits, updated), embedding = jax.eval_shape(
+        lambda v, x: (nets.apply_train(net, v, x, jax.random.key(0)), nets.embed(net, v, x)), variables, images
+    )
     chex.assert_shape(logits, (5, 7))
     chex.assert_trees_all_equal_shapes_and_dtypes(updated, variables)
-    embedding = jax.eval_shape(lambda v, x: nets.embed(net, v, x), variables, images)
     chex.assert_shape(embedding, (5, variables["params"]["head"]["kernel"].shape[0]))
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        ("torchvision-AlexNet", 61.100840),
+        ("torchvision-VGG-11", 132.863336),
+        ("torchvision-VGG-13-BN", 133.053736),
+        ("torchvision-VGG-16", 138.357544),
+        ("torchvision-VGG-19-BN", 143.678248),
+        ("torchvision-ResNet-34", 21.797672),
+        ("torchvision-ResNet-101", 44.549160),
+        ("torchvision-ResNet-152-BN", 60.192808),
+    ],
+)
+def test_torchvisions_networks_have_the_published_numbers_of_parameters(name, millions):
+    net = nets.build(name, num_classes=1000)
+    params = jax.eval_shape(lambda: nets.init(net, jax.random.key(0), (224, 224, 3)))["params"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == round(millions * 1e6)
+
+
+@pytest.mark.parametrize(("side", "channels"), [(28, 1), (28, 3), (32, 3), (64, 3), (128, 1), (224, 3)])
+@pytest.mark.parametrize("name", ["LeNet", "AlexNet", "VGG-11", "ResNet-18"])
+def test_usual_image_sizes_pass_the_check_exactly_where_the_layers_leave_a_pixel(name, side, channels, monkeypatch):
+    image_shape = (side, side, channels)
+    try:
+        nets.check(name, image_shape)
+        fits = True
+    except InputError:
+        fits = False
+    monkeypatch.setattr("ddr_jax.nets.names.check", lambda name, image_shape: None)
+    net = nets.build(name, num_classes=3)
+    try:
+        jax.eval_shape(lambda: nets.init(net, jax.random.key(0), image_shape))
+        works = True
+    except (ZeroDivisionError, ValueError, TypeError):  # weights of no pixel
+        works = False
+    assert fits == works
+
+
+@pytest.mark.parametrize(
+    ("name", "smallest"),
+    [
+        ("LeNet", 16),
+        ("AlexNet", 8),
+        ("VGG-11", 32),
+        ("ResNet-18", 25),
+        ("ResNet-18-AP", 8),
+        ("ResNet-10-ImageNet", 1),
+        ("torchvision-VGG-11", 32),
+        ("ViT-6", 4),
+    ],
+)
+def test_too_small_images_are_refused_with_the_size_that_works(name, smallest):
+    nets.check(name, (smallest, smallest, 3))
+    if smallest > 1:
+        with pytest.raises(InputError, match=f"use .*, or images of at least {smallest}×{smallest}$"):
+            nets.check(name, (smallest, smallest - 1, 3))
+
+
+def test_networks_that_first_halve_larger_images_say_from_which_size_on():
+    with pytest.raises(InputError, match="use ConvNet-5 or a shallower one, or images of at least 49×49"):
+        nets.check("ResNet-18-BN", (48, 48, 3))
+    with pytest.raises(InputError, match="at least 63×63"):
+        nets.check("torchvision-AlexNet", (33, 33, 3))
 
 
 def test_weights_start_uniform_in_pytorchs_interval_and_norms_as_identity():
@@ -161,6 +220,89 @@ def test_weights_start_uniform_in_pytorchs_interval_and_norms_as_identity():
             chex.assert_trees_all_close(values.std() / deviation, 1.0, atol=3 / np.sqrt(values.size))
     norm = params["blocks_1"]["norm"]
     chex.assert_trees_all_equal(norm, {"scale": jnp.ones(64), "bias": jnp.zeros(64)})
+
+
+def assert_spread(values, deviation):
+    """Values of mean 0 and standard deviation `deviation`, within five standard errors."""
+    chex.assert_trees_all_close(values.mean() / deviation, 0.0, atol=5 / np.sqrt(values.size))
+    chex.assert_trees_all_close(values.std() / deviation, 1.0, atol=5 / np.sqrt(values.size))
+
+
+def start_of(name, places, image_shape):
+    """The named layers' parameters as they start; the others are never computed."""
+    net = nets.build(name, num_classes=100)
+
+    @jax.jit
+    def start(key):
+        params = traverse_util.flatten_dict(nets.init(net, key, image_shape)["params"], sep="/")
+        return [params[place] for place in places]
+
+    return dict(zip(places, start(jax.random.key(0)), strict=True))
+
+
+def test_torchvisions_resnet_starts_like_torchvisions():
+    places = ("conv1/kernel", "layer2_0/conv2/kernel", "layer2_0/shortcut_conv/kernel", "head/kernel")
+    first, second, shortcut, head = start_of("torchvision-ResNet-18", places, (32, 32, 3)).values()
+    assert_spread(second, np.sqrt(2 / (9 * 128)))
+    assert_spread(shortcut, np.sqrt(2 / 128))
+    # The convolution that replaces torchvision's for small images starts by PyTorch's default, as the head does.
+    for values, fan_in in ((first, 27), (head, 512)):
+        assert np.abs(values).max() <= 1 / np.sqrt(fan_in)
+        assert_spread(values, 1 / np.sqrt(3 * fan_in))
+    (large,) = start_of("torchvision-ResNet-18", ("conv1/kernel",), (8, 8, 3)).values()
+    assert_spread(large, np.sqrt(2 / (49 * 64)))
+
+
+def test_torchvisions_vgg_starts_without_biases_and_with_small_linear_layers():
+    deviations = {"features_0": np.sqrt(2 / (9 * 64)), "features_8": np.sqrt(2 / (9 * 256)), "head": 0.01}
+    places = [f"{layer}/{leaf}" for layer in deviations for leaf in ("kernel", "bias")]
+    params = start_of("torchvision-VGG-11", places, (32, 32, 3))
+    for layer, deviation in deviations.items():
+        assert_spread(params[f"{layer}/kernel"], deviation)
+        assert not np.any(params[f"{layer}/bias"])
+
+
+def test_dropout_follows_the_key_in_training_only():
+    net = nets.build("torchvision-AlexNet", num_classes=3)
+    shapes = jax.eval_shape(lambda: nets.init(net, jax.random.key(0), (32, 32, 1)))
+    variables = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 1e-2), shapes)
+    images = jnp.ones((2, 32, 32, 1))
+    one, same, other = (nets.apply_train(net, variables, images, jax.random.key(seed))[0] for seed in (1, 1, 2))
+    chex.assert_trees_all_equal(one, same)
+    assert not np.allclose(one, other, rtol=1e-3)
+    assert not np.allclose(one[0], one[1], rtol=1e-3)  # each image drops its own
+    chex.assert_trees_all_close(one.mean() / nets.apply(net, variables, images).mean(), 1.0, atol=0.2)
+    with pytest.raises(InputError, match=r"dropout: nets\.apply_train needs a key"):
+        nets.apply_train(net, variables, images)
+
+
+def test_attention_equals_flaxs():
+    ours, flax = Attention(), nn.MultiHeadDotProductAttention(num_heads=4)
+    x = jax.random.normal(jax.random.key(0), (2, 5, 16))
+    params = ours.init(jax.random.key(1), x)["params"]
+    names = ("query", "key", "value")
+    kernels = jnp.split(params["inputs"]["kernel"], 3, axis=1)
+    theirs = {
+        name: {"kernel": kernel.reshape(16, 4, 4), "bias": jnp.zeros((4, 4))}
+        for name, kernel in zip(names, kernels, strict=True)
+    }
+    theirs["out"] = {"kernel": params["output"]["kernel"].reshape(4, 4, 16), "bias": params["output"]["bias"]}
+    expected = flax.apply({"params": theirs}, x)
+    chex.assert_trees_all_close(ours.apply({"params": params}, x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_vision_transformer_reads_every_whole_patch_and_its_position():
+    net = nets.build("ViT-6", num_classes=3, width=8)
+    images = jax.random.normal(jax.random.key(1), (1, 10, 14, 1))  # 2×3 patches, and two rows and columns left
+    variables = nets.init(net, jax.random.key(0), images.shape[1:])
+    chex.assert_shape(variables["params"]["positions"], (1, 1 + 2 * 3, 8))
+    pixels = jnp.eye(10 * 14).reshape(10 * 14, 10, 14, 1)
+    logits = nets.apply(net, variables, jnp.concatenate([images, images + pixels]))
+    influence = np.abs(logits[1:] - logits[0]).max(-1).reshape(10, 14)
+    assert np.all(influence[:8, :12] > 1e-6)
+    chex.assert_trees_all_close((influence[8:], influence[:, 12:]), (np.zeros((2, 14)), np.zeros((10, 2))), atol=1e-6)
+    swapped = images.at[:, :4].set(images[:, 4:8]).at[:, 4:8].set(images[:, :4])
+    assert not np.allclose(nets.apply(net, variables, swapped), nets.apply(net, variables, images), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -265,6 +407,9 @@ def test_equal_networks_share_one_compiled_program():
         ("ConvNet-7", "ConvNet-6"),
         ("convnet-3", "ConvNet-3"),
         ("mlp", "MLP"),
+        ("LeNet5", "LeNet"),
+        ("ResNet-18-bn", "ResNet-18-BN"),
+        ("vit-6", "ViT-6"),
     ],
 )
 def test_misread_name_is_refused_with_the_right_one(wrong, right):
@@ -303,6 +448,8 @@ def test_digits_of_28_pixels_are_padded_to_32():
         ("MLP", {"num_classes": 1}, "num_classes ≥ 2"),
         ("MLP", {"num_classes": 10, "width": 0}, "width ≥ 1"),
         ("ConvNet-3-GN", {"num_classes": 10, "width": 30}, "multiple of 4, got 30"),
+        ("ViT-6", {"num_classes": 10, "width": 30}, "multiple of 4, got 30"),
+        ("ResNet-18", {"num_classes": 10, "width": 64}, "widths of its own, got width 64: leave width at 128"),
     ],
 )
 def test_sizes_that_make_no_network_are_refused(name, sizes, reason):

@@ -12,11 +12,25 @@ from ddr_jax.nets.names import NETS, Entry, check
 
 if TYPE_CHECKING:
     from ddr_jax.nets.students import Variables, apply, apply_train, build, embed, init
+    from ddr_jax.nets.torch_weights import from_torch, to_torch
 
-__all__ = ["NETS", "Entry", "Variables", "apply", "apply_train", "build", "check", "embed", "init"]
+__all__ = [
+    "NETS",
+    "Entry",
+    "Variables",
+    "apply",
+    "apply_train",
+    "build",
+    "check",
+    "embed",
+    "from_torch",
+    "init",
+    "to_torch",
+]
 
 
 def __getattr__(name: str):
     if name in __all__:
-        return getattr(import_module("ddr_jax.nets.students"), name)
+        room = "torch_weights" if name.endswith("_torch") else "students"
+        return getattr(import_module(f"ddr_jax.nets.{room}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Callable
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +13,8 @@ from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
 from ddr_jax.nets import kernels
+
+Initialiser = Callable[..., jax.Array]  # (key, shape, dtype) to an array
 
 
 def torch_uniform(fan_in: int):
@@ -25,37 +30,79 @@ def torch_uniform(fan_in: int):
     return initialise
 
 
-class Conv3x3(nn.Module):
-    """3×3 convolution with bias, stride 1: (N, H, W, I) to (N, H + 2·padding − 2, W + 2·padding − 2, features)."""
+# torchvision's start of convolutions: normal with variance 2 / (outputs · kernel pixels).
+HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class Conv(nn.Module):
+    """Square convolution: (N, H, W, I) to (N, H', W', features), H' = ⌊(H + 2·padding − size) / stride⌋ + 1.
+
+    `kernel_init` and `bias_init` are PyTorch's defaults where None.
+    """
 
     features: int
+    size: int = 3
+    stride: int = 1
     padding: int = 1
+    use_bias: bool = True
+    kernel_init: Initialiser | None = None
+    bias_init: Initialiser | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Convolve."""
-        start = torch_uniform(9 * x.shape[-1])
-        kernel = self.param("kernel", start, (3, 3, x.shape[-1], self.features))
-        bias = self.param("bias", start, (self.features,))
+        start = torch_uniform(self.size**2 * x.shape[-1])
+        kernel = self.param("kernel", self.kernel_init or start, (self.size, self.size, x.shape[-1], self.features))
+        bias = self.param("bias", self.bias_init or start, (self.features,)) if self.use_bias else None
         x, kernel, bias = promote_dtype(x, kernel, bias)
-        extra = self.padding - 1  # the kernel itself pads by 1
-        if extra:
-            x = jnp.pad(x, ((0, 0), (extra, extra), (extra, extra), (0, 0)))
-        return kernels.conv3x3(x, kernel) + bias
+        x = kernels.convolve(x, kernel, self.stride, self.padding)
+        return x if bias is None else x + bias
 
 
 class Linear(nn.Module):
-    """Dense layer with bias: (N, F) to (N, features)."""
+    """Dense layer with bias: (…, F) to (…, features); `kernel_init` and `bias_init` as in `Conv`."""
 
     features: int
+    kernel_init: Initialiser | None = None
+    bias_init: Initialiser | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Multiply and add."""
         start = torch_uniform(x.shape[-1])
-        kernel = self.param("kernel", start, (x.shape[-1], self.features))
-        bias = self.param("bias", start, (self.features,))
+        kernel = self.param("kernel", self.kernel_init or start, (x.shape[-1], self.features))
+        bias = self.param("bias", self.bias_init or start, (self.features,))
         return x @ kernel + bias
+
+
+class Classifier(nn.Module):
+    """A network that is an embedding and a linear head; subclasses define `embed(images, train)`.
+
+    `torch_head` is the head's name in PyTorch, empty where it has no such network; `needs_key` says whether
+    training draws random numbers (dropout).
+    """
+
+    num_classes: int
+
+    torch_head: ClassVar[str] = "classifier"
+    needs_key: ClassVar[bool] = False
+
+    def setup(self):
+        """Declare the head."""
+        self.head = Linear(self.num_classes)
+
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+        """Logits (N, C) of (N, H, W, K) images; raises InputError if the layers leave no pixel of them."""
+        return self.head(self.embed(images, train))
+
+    def embed(self, images: jax.Array, train: bool) -> jax.Array:
+        """The head's inputs (N, F), flattened."""
+        raise NotImplementedError
+
+    @nn.nowrap
+    def torch_module(self, place: str) -> str:
+        """PyTorch's name of the layer at `place`, our names joined by dots: "features_3" is "features.3"."""
+        return self.torch_head if place == "head" else re.sub(r"_(\d+)", r".\1", place)
 
 
 class InstanceNorm(nn.Module):
@@ -123,7 +170,8 @@ class BatchNorm(nn.Module):
         mean, var = kernels.moments(x, (0, 1, 2))
         count = x.size // x.shape[-1]
         running_mean.value += 0.1 * (mean.reshape(shape) - running_mean.value)
-        running_var.value += 0.1 * (var.reshape(shape) * count / (count - 1) - running_var.value)
+        # One value per channel (a last batch of one image, 1×1 maps) has no unbiased variance: 0, not 0/0.
+        running_var.value += 0.1 * (var.reshape(shape) * count / max(count - 1, 1) - running_var.value)
         return kernels.normalise(x, mean, var, scale, bias)
 
 
@@ -141,3 +189,8 @@ NORMS = {"IN": InstanceNorm, "BN": BatchNorm, "LN": LayerNorm, "GN": GroupNorm, 
 def make_norm(kind: str, name: str) -> nn.Module:
     """The norm layer of a name's suffix: IN, BN, LN, GN (4 groups) or NN."""
     return NORMS[kind](name=name)
+
+
+def flatten(x: jax.Array) -> jax.Array:
+    """(N, …) to (N, F)."""
+    return x.reshape(len(x), -1)

@@ -15,20 +15,27 @@ from ddr_jax.types import InputError
 # {"params": tree} and, with batch norm, {"batch_stats": tree}; all float32 as `init` makes them.
 Variables = dict[str, Any]
 
+DEFAULT_WIDTH = 128
 
-def build(name: str, *, num_classes: int, width: int = 128) -> nn.Module:
+
+def build(name: str, *, num_classes: int, width: int = DEFAULT_WIDTH) -> nn.Module:
     """The network of a name, hashable by value: equal networks share a compiled program.
 
-    `width` is the number of filters (ConvNet) or of hidden units (MLP). Raises InputError for an unknown
-    name, naming the nearest one, and for sizes that make no network.
+    `width` is the number of filters (ConvNet), of hidden units (MLP) or of features per token (ViT); the
+    other networks have widths of their own and take no other than the default. Raises InputError for an
+    unknown name, naming the nearest one, and for sizes that make no network.
     """
     entry = find(name)
     if num_classes < 2 or width < 1:
         raise InputError(f"{name} needs num_classes ≥ 2 and width ≥ 1, got {num_classes} and {width}")
-    if entry.settings.get("norm") == "GN" and width % 4:
-        raise InputError(f"{name} has 4 groups of channels: width must be a multiple of 4, got {width}")
+    if not entry.has_width and width != DEFAULT_WIDTH:
+        raise InputError(f"{name} has widths of its own, got width {width}: leave width at {DEFAULT_WIDTH}")
+    if width % 4 and (entry.settings.get("norm") == "GN" or name.startswith("ViT")):
+        parts = "heads" if name.startswith("ViT") else "groups of channels"
+        raise InputError(f"{name} has 4 {parts}: width must be a multiple of 4, got {width}")
     module, _, attribute = entry.target.partition(":")
-    return getattr(import_module(module), attribute)(num_classes=num_classes, width=width, **entry.settings)
+    settings = {**entry.settings, "width": width} if entry.has_width else entry.settings
+    return getattr(import_module(module), attribute)(num_classes=num_classes, **settings)
 
 
 def init(net: nn.Module, key: jax.Array, image_shape: tuple[int, ...]) -> Variables:
@@ -41,9 +48,17 @@ def apply(net: nn.Module, variables: Variables, images: jax.Array) -> jax.Array:
     return cast(jax.Array, net.apply(variables, images, train=False))
 
 
-def apply_train(net: nn.Module, variables: Variables, images: jax.Array) -> tuple[jax.Array, Variables]:
-    """Logits (N, C) in training mode, and the variables with batch norm's running statistics updated."""
-    logits, updated = net.apply(variables, images, train=True, mutable=["batch_stats"])
+def apply_train(
+    net: nn.Module, variables: Variables, images: jax.Array, key: jax.Array | None = None
+) -> tuple[jax.Array, Variables]:
+    """Logits (N, C) in training mode, and the variables with batch norm's running statistics updated.
+
+    `key` draws what dropout drops: torchvision's AlexNet and VGG raise InputError without it, others ignore it.
+    """
+    if key is None and getattr(net, "needs_key", False):
+        raise InputError(f"{type(net).__name__} has dropout: nets.apply_train needs a key")
+    rngs = None if key is None else {"dropout": key}
+    logits, updated = net.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
     return logits, {**variables, **updated}
 
 
