@@ -118,7 +118,7 @@ class Evaluation(Running):
     teachers: int = 1
     """Teachers whose logits are averaged; trained as real-hard students are."""
     teacher_weights: tuple[Path, ...] = ()
-    """Files of teachers' weights (.safetensors, of --student and --width), instead of training them."""
+    """Files of teachers' weights (.safetensors or PyTorch's .pt, of --student and --width), instead of training."""
     readout: Literal["last", "best"] = "last"
     """last: last epoch, rate chosen on validation. best: best epoch and rate on the test set, as ddranking 0.2.0."""
     test_every: int | None = None

@@ -233,12 +233,9 @@ class Protocol:
 def to_dict(protocol: Protocol) -> dict[str, Any]:
     """A protocol as plain data; its augmentation says its kind."""
     names = {kind: name for name, kind in AUGMENTATIONS.items()}
-    kind = (
-        {}
-        if protocol.augment is None
-        else {"augment": {"kind": names[type(protocol.augment)], **asdict(protocol.augment)}}
-    )
-    return asdict(protocol) | kind
+    augment = protocol.augment
+    plain = None if augment is None else {"kind": names[type(augment)], **asdict(augment)}
+    return asdict(protocol) | {"augment": plain}
 
 
 def from_dict(fields: dict[str, Any]) -> Protocol:

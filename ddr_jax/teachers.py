@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from ddr_jax import nets
+from ddr_jax.readers import as_array, read_pt
 from ddr_jax.types import InputError, RealData, fingerprint
 
 SEPARATOR = "."
@@ -40,7 +41,10 @@ class Teachers:
 
 
 def load_teachers(*paths: str | os.PathLike, real: RealData, student: str = "ConvNet-3", width: int = 128) -> Teachers:
-    """Reads teachers of one architecture from .safetensors files, one each, as an evaluation keeps them.
+    """Reads teachers of one architecture, one from each file.
+
+    A file is a .safetensors as an evaluation keeps it, or a PyTorch state dict of the same network, .safetensors or
+    .pt (which needs PyTorch), as PyTorch ddranking and torchvision save them.
 
     Raises:
         InputError: if a file is missing, is no such file, or holds other weights than the network `student` of
@@ -49,7 +53,7 @@ def load_teachers(*paths: str | os.PathLike, real: RealData, student: str = "Con
     nets.check(student, real.image_shape)
     net = nets.build(student, width=width, num_classes=real.num_classes)
     expected = _flatten(jax.eval_shape(lambda: nets.init(net, jax.random.key(0), real.image_shape)))
-    each = [load(Path(path)) for path in paths]
+    each = [_ours(_read(Path(path)), net, real.image_shape) for path in paths]
     for path, variables in zip(paths, each, strict=True):
         shapes = {name: array.shape for name, array in _flatten(variables).items()}
         for name in sorted(expected.keys() | shapes.keys()):
@@ -60,6 +64,21 @@ def load_teachers(*paths: str | os.PathLike, real: RealData, student: str = "Con
                     f"{real.name} has {want}: name the architecture and data that it was trained with"
                 )
     return Teachers.of(net, each)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Nested variables, or a flat PyTorch state dict."""
+    if path.suffix != ".pt":
+        return load(path)
+    content = read_pt(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds a {type(content).__name__}; expected a state dict, names with tensors")
+    return {name: as_array(tensor, path) for name, tensor in content.items()}
+
+
+def _ours(variables: dict[str, Any], net: Any, image_shape: tuple[int, ...]) -> Any:
+    """The variables themselves, or what they are of a PyTorch state dict."""
+    return variables if "params" in variables else nets.from_torch(net, _flatten(variables), image_shape)
 
 
 def mean_logits(net: Any, teachers: Any, images: jax.Array) -> jax.Array:

@@ -2,6 +2,7 @@ import chex
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from ddr_jax import nets, teachers
 from ddr_jax.teachers import Teachers, load_teachers
@@ -41,6 +42,20 @@ def test_given_teachers_are_stacked_in_order(kept, real):
     assert {leaf.shape[0] for leaf in jax.tree.leaves(given.variables)} == {2}
     chex.assert_trees_all_equal(jax.tree.map(lambda leaf: leaf[1], given.variables), teachers.load(kept[1]))
     assert given.digest != load_teachers(kept[0], real=real, student="ConvNet-1", width=4).digest
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_a_pytorch_state_dict_is_a_teacher_too(kept, real, tmp_path, suffix):
+    variables = teachers.load(kept[0])
+    state = nets.to_torch(nets.build("ConvNet-1", width=4, num_classes=3), variables, real.image_shape)
+    path = tmp_path / f"torch{suffix}"
+    if suffix == ".pt":
+        torch = pytest.importorskip("torch")
+        torch.save({name: torch.from_numpy(array) for name, array in state.items()}, path)
+    else:
+        save_file(state, path)
+    given = load_teachers(path, real=real, student="ConvNet-1", width=4)
+    chex.assert_trees_all_close(jax.tree.map(lambda leaf: leaf[0], given.variables), variables)
 
 
 @pytest.mark.parametrize(
