@@ -200,9 +200,9 @@ def _parse(arguments: list[str]) -> Running:
     command, unknown = tyro.cli(
         COMMANDS[name], prog=f"ddr-jax {name}", args=rest, config=config, return_unknown_args=True
     )
-    for option in unknown:
+    if unknown:
         known = ["--" + f.name.replace("_", "-") for f in dataclasses.fields(command)]
-        raise InputError(f"Unknown option {option!r}: {nearest(option, known)}")
+        raise InputError(f"Unknown option {unknown[0]!r}: {nearest(unknown[0], known)}")
     return command
 
 

@@ -7,6 +7,7 @@ students is in `Student`, whose fields gain a leading students axis there.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -146,8 +147,8 @@ def train_step(
 ) -> State:
     """One step on the images at `index` (B,); `key` is for their augmentation, and for dropout where a net has it."""
     images, targets = data.images[student.images, index], data.targets[student.targets, index]
-    if (config := program.augment) is not None:
-        augmented = lambda images, targets: augment.apply(key, images, targets, config)  # noqa: E731
+    if program.augment is not None:
+        augmented = partial(augment.apply, key, config=program.augment)
         images, targets = jax.lax.cond(student.augment, augmented, lambda *batch: batch, images, targets)
     if program.teacher is not None:
         targets = soften(teachers.mean_logits(program.teacher, data.teachers, images), student.temperature)
