@@ -78,6 +78,11 @@ def notes(result: Result) -> list[str]:
         found.append(f"acc(real, hard) was given as {settings.real_accuracy}, not measured; intervals take it as exact")
     if settings.protocol.readout == "best":
         found.append("Epochs and rates were chosen on the test set, as ddranking 0.2.0 does: accuracies are too high")
+    mixed = [entry["name"] for entry in result.data["sets"] if entry["label_order"] == "mixed"]
+    if mixed:
+        found.append(
+            f"Labels are not in order of class in {', '.join(mixed)}; each image keeps the label stored with it"
+        )
     if settings.seeds == 1:
         found.append("One seed gives no interval: use --seeds 2 or more")
     return found

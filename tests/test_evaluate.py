@@ -55,6 +55,16 @@ def test_scores_are_the_equations_of_the_arms_accuracies(hard):
     np.testing.assert_allclose(hard.scores["ars"].overall.mean, ars.mean())
 
 
+def test_the_order_of_labels_is_recorded_and_said_where_it_is_unusual(real, hard):
+    assert hard.data["sets"][0]["label_order"] == "by class"
+    assert "order of class" not in str(hard)
+    ordered = distilled()
+    shuffled = dataclasses.replace(ordered, images=ordered.images[::-1], labels=ordered.labels[::-1])
+    result = ddr.score(shuffled, real, settings("accuracy"))
+    assert result.data["sets"][0]["label_order"] == "mixed"
+    assert "not in order of class in mine" in str(result)
+
+
 def test_an_evaluation_twice_is_the_same_but_for_times(real, hard):
     again = ddr.score(distilled(), real, settings("lrs", "ars"))
     assert again.to_json() | {"times": {}} == hard.to_json() | {"times": {}}

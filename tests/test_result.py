@@ -37,7 +37,7 @@ def result(scores=("lrs", "ars"), sets=2, lost=0, **settings) -> Result:
             scores, Protocol(augment=DSA()), Protocol(), **{"seeds": 2, "key": ("fry", (0, 0))} | settings
         ),
         tables={arm: table(arm, rows, lost) for arm, rows in arms.items()},
-        data={"real": {"name": "other"}, "sets": [{"name": name} for name in "ab"[:sets]]},
+        data={"real": {"name": "other"}, "sets": [{"name": name, "label_order": "by class"} for name in "ab"[:sets]]},
         environment={"jax": "0"},
     )
 
