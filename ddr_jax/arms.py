@@ -23,7 +23,7 @@ from ddr_jax.types import ArmTable, RealData, Split, fingerprint
 
 @dataclass(frozen=True, eq=False)
 class TrainingSet:
-    """One set that students train on: images (N, H, W, K) float32, targets (N, C) float32 probabilities."""
+    """One set that students train on: images (N, H, W, K) float32, targets float32 as in `train.TrainingData`."""
 
     name: str
     images: np.ndarray
@@ -106,17 +106,18 @@ def train_arms(arms: Sequence[Arm], real: RealData, *, key: jax.Array, runner: R
     execution = runner.execution or default_execution()
     tests, splits = _held_out(real)
     facts = {
+        "constants": fingerprint(real.mean, real.std),
         "tests": [fingerprint(split.images, split.labels) for split in _splits(real).values()],
         "key": provenance.key_facts(key),
         "environment": provenance.environment(execution.mode),
     }
-    jobs = [job for arm in arms for job in _jobs(arm, real.num_classes, facts)]
+    jobs = [job for arm in arms for job in _jobs(arm, real, facts)]
     wanted = {job.student: job for job in jobs}
     kept = {job.student for job in jobs if job.arm.keep}
     records, weights = _recall(wanted, kept, runner.store)
     missing = [job for name, job in wanted.items() if name not in records]
     for group in _groups(missing):
-        for name, record, variables in _train_group(group, key, tests, splits, execution, runner, bool(kept)):
+        for name, record, variables in _train_group(group, key, real, tests, splits, execution, runner, bool(kept)):
             records[name] = record
             if name in kept:
                 weights[name] = variables
@@ -129,17 +130,18 @@ def train_arms(arms: Sequence[Arm], real: RealData, *, key: jax.Array, runner: R
     )
 
 
-def _jobs(arm: Arm, num_classes: int, facts: dict[str, Any]) -> list[_Job]:
+def _jobs(arm: Arm, real: RealData, facts: dict[str, Any]) -> list[_Job]:
     protocol = arm.protocol
     teacher = arm.teachers if protocol.labels == "teacher" else None
-    program = Program.of(protocol, num_classes, teacher and teacher.net)
+    program = Program.of(protocol, real.num_classes, teacher and teacher.net)
     common = facts | {
-        "program": program.facts(),
+        "program": program.facts(real.image_shape),
         "test_epochs": protocol.test_epochs,
         "weight_decay": protocol.weight_decay,
         "momentum": protocol.momentum,
         "temperature": protocol.temperature,
         "scale_loss": protocol.scale_loss,
+        "mse_gt": (protocol.mse_weight, protocol.ce_weight) if protocol.loss == "mse_gt" else None,
         "augmented": arm.augmented,
         "teachers": teacher and teacher.digest,
     }
@@ -175,10 +177,10 @@ def _groups(jobs: list[_Job]) -> list[list[_Job]]:
     return list(groups.values())
 
 
-def _train_group(group, key, tests, splits, execution, runner, keep):
+def _train_group(group, key, real, tests, splits, execution, runner, keep):
     """Trains one population, yielding identity, record and final weights of each student as it finishes."""
     program, protocol = group[0].program, group[0].arm.protocol
-    students, data = _population(group, key)
+    students, data = _population(group, key, real)
     label = ", ".join(dict.fromkeys(job.arm.name for job in group))
     total = len(group) * program.epochs
 
@@ -207,7 +209,7 @@ def _train_group(group, key, tests, splits, execution, runner, keep):
             yield job.student, record, variables
 
 
-def _population(group: list[_Job], key: jax.Array) -> tuple[Student, TrainingData]:
+def _population(group: list[_Job], key: jax.Array, real: RealData) -> tuple[Student, TrainingData]:
     """The students of one population as arrays, and the distinct images and targets that they train on."""
     images = {job.data.digests[0]: job.data.images for job in group}
     targets = {job.data.digests[1]: job.data.targets for job in group}
@@ -226,10 +228,13 @@ def _population(group: list[_Job], key: jax.Array) -> tuple[Student, TrainingDat
         momentum=numbers([p.momentum for p in protocols]),
         temperature=numbers([p.temperature for p in protocols]),
         loss_scale=numbers([p.temperature**2 if p.scale_loss else 1.0 for p in protocols]),
+        mse_weight=numbers([p.mse_weight for p in protocols]),
+        ce_weight=numbers([p.ce_weight for p in protocols]),
         augment=jnp.array([job.arm.augmented for job in group]),
     )
     teacher = group[0].arm.teachers.variables if group[0].program.teacher is not None else None
-    return students, TrainingData(np.stack(list(images.values())), np.stack(list(targets.values())), teacher)
+    stacked_images, stacked_targets = (np.stack(list(pool.values())) for pool in (images, targets))
+    return students, TrainingData(stacked_images, stacked_targets, teacher, real.mean, real.std)
 
 
 def _table(arm: Arm, jobs: list[_Job], records: dict[str, dict[str, Any]]) -> ArmTable:

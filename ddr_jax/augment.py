@@ -1,9 +1,9 @@
-"""Augmentation of normalised images (B, H, W, K): DSA, mixtures of images, crops and flips.
+"""Augmentation of normalised images (B, H, W, K): DSA, DC's, mixtures of images, crops, flips and shuffled patches.
 
 An operation is a pure function of images and of its draws, (B,) each, one per image, unless it says otherwise.
 `dsa` (differentiable siamese augmentation; Zhao & Bilen 2021, arXiv 2102.08259) and the functions below it draw
 from a key and apply. u and v are uniform in [0, 1); strengths are those of `protocol.DSA`. Outside an image all
-is 0, the mean colour.
+is 0, the mean colour, unless a `fill` is given.
 """
 
 from __future__ import annotations
@@ -14,8 +14,14 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from ddr_jax.protocol import DSA, Augmentation, Crop, CutMix, Mixup
+from ddr_jax import sampling
+from ddr_jax.protocol import DSA, Augmentation, Chain, Crop, CutMix, DCAugmentation, Mixup, PatchShuffle, RandAugment
+from ddr_jax.randaugment import randaugment
+from ddr_jax.types import InputError
+
+SINES = np.round(np.sin(np.deg2rad(np.arange(360))), 15)  # of whole degrees; rounded, so that those of 0 and 180 are 0
 
 
 def brightness(images: jax.Array, u: jax.Array, strength: float) -> jax.Array:
@@ -46,7 +52,7 @@ def scale(images: jax.Array, u: jax.Array, v: jax.Array, ratio: float) -> jax.Ar
     factors_w, factors_h = (1 / ratio + draw * (ratio - 1 / ratio) for draw in (u, v))
     rows = factors_h[:, None, None] * _centred(h)[:, None] + (h - 1) / 2
     cols = factors_w[:, None, None] * _centred(w) + (w - 1) / 2
-    return _sample(images, rows, cols)
+    return sampling.bilinear(images, rows, cols)
 
 
 def rotate(images: jax.Array, u: jax.Array, degrees: float) -> jax.Array:
@@ -59,15 +65,15 @@ def rotate(images: jax.Array, u: jax.Array, degrees: float) -> jax.Array:
     y, x = _centred(h)[:, None] / max(h - 1, 1), _centred(w)[None, :] / max(w - 1, 1)
     rows = (jnp.sin(angles) * x + jnp.cos(angles) * y) * (h - 1) + (h - 1) / 2
     cols = (jnp.cos(angles) * x - jnp.sin(angles) * y) * (w - 1) + (w - 1) / 2
-    return _sample(images, rows, cols)
+    return sampling.bilinear(images, rows, cols)
 
 
-def crop(images: jax.Array, row_shifts: jax.Array, col_shifts: jax.Array) -> jax.Array:
-    """Pixel (r, c) is read from (r + row shift, c + column shift); shifts (B,) are whole pixels."""
+def crop(images: jax.Array, row_shifts: jax.Array, col_shifts: jax.Array, fill: jax.Array | float = 0) -> jax.Array:
+    """Pixel (r, c) is read from (r + row shift, c + column shift); shifts (B,) are whole pixels, `fill` (K,)."""
     _, h, w, _ = images.shape
     rows = row_shifts[:, None, None] + jnp.arange(h)[:, None]
     cols = col_shifts[:, None, None] + jnp.arange(w)
-    return _pick(images, rows, cols)
+    return sampling.pick(images, rows, cols, fill)
 
 
 def cutout(images: jax.Array, rows: jax.Array, cols: jax.Array, share: float) -> jax.Array:
@@ -111,7 +117,7 @@ def resized_crop(
     """The boxes of whole pixels that begin at (top, left), each enlarged to (H, W), bilinear, edges repeated."""
     _, h, w, _ = images.shape
     rows, cols = _stretched(tops, heights, h), _stretched(lefts, widths, w)
-    return _sample(images, rows[:, :, None], cols[:, None, :])
+    return sampling.bilinear(images, rows[:, :, None], cols[:, None, :])
 
 
 def crop_sides(
@@ -136,15 +142,62 @@ def crop_sides(
     return heights, widths
 
 
-def apply(key: jax.Array, images: jax.Array, targets: jax.Array, config: Augmentation) -> tuple[jax.Array, jax.Array]:
-    """Images (B, H, W, K) and targets (B, C) after an augmentation; only mixtures change targets."""
+def nearest_scale(images: jax.Array, heights: jax.Array, widths: jax.Array) -> jax.Array:
+    """Resized to (height, width), whole pixels (B,) of 1 or more, by nearest neighbours, about the centre.
+
+    New pixel r is old pixel ⌊r · H / height⌋, as in PyTorch's interpolate; an odd pixel more or less goes below and
+    to the right.
+    """
+    _, h, w, _ = images.shape
+    canvas = jnp.maximum(jnp.maximum(heights, widths), max(h, w))
+    rows, cols = _resized(heights, h, canvas), _resized(widths, w, canvas)
+    return sampling.pick(images, rows[:, :, None], cols[:, None, :])
+
+
+def spline_rotate(images: jax.Array, degrees: jax.Array, fill: jax.Array | float = 0) -> jax.Array:
+    """Turned counter-clockwise by whole degrees (B,), cubic splines: the centre of what scipy.ndimage.rotate gives."""
+    _, h, w, _ = images.shape
+    sines = jnp.asarray(SINES, jnp.float32)
+    sin, cos = sines[degrees % 360][:, None, None], sines[(degrees + 90) % 360][:, None, None]
+    y = _turned_places(h, h * abs(cos) + w * abs(sin))[:, :, None]
+    x = _turned_places(w, h * abs(sin) + w * abs(cos))[:, None, :]
+    rows, cols = cos * y + sin * x + (h - 1) / 2, cos * x - sin * y + (w - 1) / 2
+    return sampling.cubic(images, rows, cols, fill).astype(images.dtype)
+
+
+def apply(
+    key: jax.Array,
+    images: jax.Array,
+    targets: jax.Array,
+    config: Augmentation,
+    mean: jax.Array | np.ndarray | float = 0.0,
+    std: jax.Array | np.ndarray | float = 1.0,
+) -> tuple[jax.Array, jax.Array]:
+    """Images (B, H, W, K) and targets (B, C) after an augmentation; only mixtures change targets.
+
+    `mean` and `std` (K,), in units of pixels in [0, 1], say how the images were normalised; RandAugment needs them.
+
+    Raises:
+        InputError: where a side is not a multiple of a patch shuffle's factor, or images of RandAugment are neither
+            grey nor RGB.
+    """
     match config:
-        case DSA():
-            return dsa(key, images, config), targets
+        case Chain():
+            for step, step_key in zip(config.steps, jax.random.split(key, len(config.steps)), strict=True):
+                images, targets = apply(step_key, images, targets, step, mean, std)
+            return images, targets
         case Mixup():
             return mixup(key, images, targets, config.alpha, mix_targets=config.mix_targets)
         case CutMix():
             return cutmix(key, images, targets, config.beta, mix_targets=config.mix_targets)
+        case DSA():
+            return dsa(key, images, config), targets
+        case DCAugmentation():
+            return dc(key, images, config), targets
+        case RandAugment():
+            return randaugment(key, images, config, mean, std), targets
+        case PatchShuffle():
+            return patch_shuffle(key, images, config.factor), targets
     crop_key, flip_key = jax.random.split(key)
     if isinstance(config, Crop):
         images = random_crop(crop_key, images, config.padding)
@@ -162,6 +215,40 @@ def dsa(key: jax.Array, images: jax.Array, config: DSA) -> jax.Array:
     if config.siamese:  # the same key for batches of one: the same draws
         return jax.vmap(lambda image: operate(key, image[None])[0])(images)
     return operate(key, images)
+
+
+def dc(key: jax.Array, images: jax.Array, config: DCAugmentation) -> jax.Array:
+    """Each image (B, H, W, K) after one operation of its own, of `DC_OPERATIONS`: those of DC's code on MNIST."""
+    which_key, *keys = jax.random.split(key, 1 + len(DC_OPERATIONS))
+    which = jax.random.randint(which_key, (len(images),), 0, len(DC_OPERATIONS))
+    changed = [DC_OPERATIONS[name](k, images, config) for name, k in zip(DC_OPERATIONS, keys, strict=True)]
+    return jax.lax.select_n(jnp.broadcast_to(_per_image(which), images.shape), *changed)
+
+
+def patch_shuffle(key: jax.Array, images: jax.Array, factor: int) -> jax.Array:
+    """Images cut into `factor` columns and as many rows that change places, each image in its own order.
+
+    RDED (Sun et al. 2024, arXiv 2312.03526) trains so: columns are shuffled whole, then rows.
+
+    Raises:
+        InputError: if a side is not a multiple of `factor`.
+    """
+    _, h, w, _ = images.shape
+    if h % factor or w % factor:
+        raise InputError(
+            f"Images of {h} × {w} pixels cannot be cut into {factor} × {factor} equal patches: choose a factor of "
+            "the patch shuffle that divides both sides"
+        )
+    column_key, row_key = jax.random.split(key)
+    return _shuffle_strips(row_key, _shuffle_strips(column_key, images, factor, axis=2), factor, axis=1)
+
+
+def _shuffle_strips(key: jax.Array, images: jax.Array, factor: int, axis: int) -> jax.Array:
+    side = images.shape[axis]
+    places = jnp.tile(jnp.arange(factor), (len(images), 1))
+    order = jax.random.permutation(key, places, axis=1, independent=True)
+    pixels = (order[:, :, None] * (side // factor) + jnp.arange(side // factor)).reshape(len(images), side)
+    return jnp.take_along_axis(images, jnp.expand_dims(pixels, (3 - axis, 3)), axis=axis)
 
 
 def mixup(
@@ -278,6 +365,30 @@ OPERATIONS = {
 MODES = {"S": _one_operation, "M": _all_operations}
 
 
+def _dc_crop(key: jax.Array, images: jax.Array, config: DCAugmentation) -> jax.Array:
+    def shifts(key: jax.Array, batch: int, side: int, padding: int) -> jax.Array:
+        # DC's code never draws the last of the 2 · padding + 1 places
+        return jax.random.randint(key, (batch,), -padding, padding)
+
+    return crop(images, *_per_side(shifts, key, images, config.crop), fill=images.mean(axis=(0, 1, 2)))
+
+
+def _dc_scale(key: jax.Array, images: jax.Array, config: DCAugmentation) -> jax.Array:
+    def sides(key: jax.Array, batch: int, side: int, most: float) -> jax.Array:
+        factors = jax.random.uniform(key, (batch,), minval=1 - most, maxval=1 + most)
+        return jnp.maximum(factors * side, 1).astype(jnp.int32)
+
+    return nearest_scale(images, *_per_side(sides, key, images, config.scale))
+
+
+def _dc_rotate(key: jax.Array, images: jax.Array, config: DCAugmentation) -> jax.Array:
+    degrees = jax.random.randint(key, (len(images),), -config.rotate, max(config.rotate, 1))
+    return spline_rotate(images, degrees, images.mean())
+
+
+DC_OPERATIONS = {"crop": _dc_crop, "scale": _dc_scale, "rotate": _dc_rotate}
+
+
 def _uniforms(key: jax.Array, count: int, images: jax.Array) -> jax.Array:
     return jax.random.uniform(key, (count, len(images)), images.dtype)
 
@@ -329,20 +440,14 @@ def _stretched(first: jax.Array, sizes: jax.Array, side: int) -> jax.Array:
     return first[:, None] + jnp.clip(within, 0, sizes[:, None] - 1)
 
 
-def _sample(images: jax.Array, rows: jax.Array, cols: jax.Array) -> jax.Array:
-    """Bilinear values at the points (rows, cols), which broadcast to (B, H, W)."""
-    top, left = jnp.floor(rows), jnp.floor(cols)
-    below, right = (part[..., None].astype(images.dtype) for part in (rows - top, cols - left))
-    above = (1 - right) * _pick(images, top, left) + right * _pick(images, top, left + 1)
-    beneath = (1 - right) * _pick(images, top + 1, left) + right * _pick(images, top + 1, left + 1)
-    return (1 - below) * above + below * beneath
+def _resized(sizes: jax.Array, side: int, canvas: jax.Array) -> jax.Array:
+    """The old pixels of a side, resized to `sizes` (B,) and centred in `canvas` (B,): (B, side), some outside."""
+    first = (canvas - side) // 2 - (canvas - sizes) // 2
+    return (first[:, None] + jnp.arange(side)) * side // sizes[:, None]
 
 
-def _pick(images: jax.Array, rows: jax.Array, cols: jax.Array) -> jax.Array:
-    """The pixels at whole (rows, cols), which broadcast to (B, H, W)."""
-    b, h, w, k = images.shape
-    inside = (rows >= 0) & (rows < h) & (cols >= 0) & (cols < w)
-    index = (jnp.clip(rows, 0, h - 1) * w + jnp.clip(cols, 0, w - 1)).astype(jnp.int32)
-    flat = images.reshape(b, h * w, k)
-    pixels = jnp.take_along_axis(flat, index.reshape(b, h * w, 1), axis=1, mode="promise_in_bounds")
-    return jnp.where(inside[..., None], pixels.reshape(images.shape), 0)
+def _turned_places(side: int, extent: jax.Array) -> jax.Array:
+    """The places of a side's pixels, about the centre of a turned image whose side is `extent` (B, 1, 1): (B, side)."""
+    turned = jnp.floor(extent[:, 0] + 0.5)
+    first = jnp.trunc((turned - side) / 2)
+    return first + jnp.arange(side) - (turned - 1) / 2

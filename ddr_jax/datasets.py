@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ddr_jax import folders
+from ddr_jax import folders, whitening
 from ddr_jax.folders import Tree
 from ddr_jax.readers import read_npz
 from ddr_jax.types import InputError, InputWarning, RealData, Split, nearest
@@ -70,6 +70,7 @@ def load_dataset(
     size: int | tuple[int, int] | None = None,
     data_dir: str | os.PathLike | None = None,
     download: bool = False,
+    zca: str | None = None,
 ) -> RealData:
     """Read a real dataset: a name of `DATASETS`, or the path of an `.npz` or of a folder.
 
@@ -82,18 +83,26 @@ def load_dataset(
 
     A folder is told by its content: the files of MNIST and Fashion-MNIST (idx, gzipped), cifar-10-batches-py,
     cifar-100-python (only arrays, numbers and text are unpickled), or images as for torchvision's ImageFolder,
-    `train/CLASS/...` and `val/CLASS/...` or `test/CLASS/...`; with both, `val` is the validation split. Images are
-    resized to `size`, a side or (H, W), bilinear with antialiasing and without keeping proportions; by default they
-    stay as they are.
+    `train/CLASS/...` and `val/CLASS/...` or `test/CLASS/...`; with both, `val` is the validation split. `val` may
+    also be as in Tiny ImageNet, `val/images/...` and val_annotations.txt. Images are resized to `size`, a side or
+    (H, W), bilinear with antialiasing and without keeping proportions; by default they stay as they are.
 
     A name other than `digits` is read from such a folder if `data_dir` is or contains it: ImageNet's family always
     (with `val` to test on; resized to 64, 128 or 224; the ten-class subsets from a complete ImageNet), the others
     else with tensorflow-datasets from files prepared under `data_dir` (by default $TFDS_DATA_DIR or
     ~/tensorflow_datasets); only `download` fetches and prepares those, which needs TensorFlow.
+
+    `zca` whitens the images instead of normalising them, as `whitening.fit` does for "kornia" (DD-Ranking, MTT,
+    DC-BENCH) and "kip" (KIP, RFAD): fitted to the train split as it is stored, applied to every split.
     Raises `InputError` for anything missing, unreadable or inconsistent.
     """
-    text = os.fspath(name_or_path)
-    sides = _sides(size)
+    if zca is not None:
+        whitening.check_kind(zca)
+    real = _load(os.fspath(name_or_path), _sides(size), data_dir, download)
+    return real if zca is None else _whitened(real, zca)
+
+
+def _load(text: str, sides: tuple[int, int] | None, data_dir: str | os.PathLike | None, download: bool) -> RealData:
     path = _DIGITS if text == "digits" else Path(text).expanduser()
     if text in _KNOWN:
         return _load_known(text, sides, data_dir, download)
@@ -132,6 +141,19 @@ def _load_known(
     if size is not None:
         raise InputError(f"{name}: {folders.NO_SIZE}")
     return _load_tfds(name, data_dir, download)
+
+
+def _whitened(real: RealData, kind: str) -> RealData:
+    """Normalised data of this call's own, made whitened: its arrays are overwritten."""
+    splits = {split: getattr(real, split) for split in _SPLITS if getattr(real, split) is not None}
+    for split in splits.values():
+        denormalise(split.images, real.mean, real.std)
+    fitted = whitening.fit(real.train.images, kind)
+    return replace(
+        real,
+        whitening=fitted,
+        **{name: Split(fitted.apply(split.images), split.labels) for name, split in splits.items()},
+    )
 
 
 def with_validation(real: RealData, share: float = 0.1) -> RealData:
@@ -226,6 +248,11 @@ def normalise(pixels: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarr
     rows -= np.tile(mean, repeats)
     rows /= np.tile(std, repeats)
     return pixels
+
+
+def denormalise(images: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """images · std + mean per channel, in place: what `normalise` undoes."""
+    return normalise(images, -mean / std, 1 / std)
 
 
 # .npz

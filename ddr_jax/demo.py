@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from ddr_jax.distilled import Distilled, load_distilled
-from ddr_jax.protocol import DSA, Protocol, real
+from ddr_jax.protocol import Protocol, augmentation, real
 from ddr_jax.result import Settings
 
 SET = Path(__file__).parent / "data" / "digits_dm_ipc10.npz"
-PROTOCOL = Protocol(width=32, epochs=200, lr=(0.1, 0.3, 1.0), augment=DSA.for_classes(flips=False))
+PROTOCOL = Protocol(width=32, epochs=200, lr=(0.1, 0.3, 1.0), augment=augmentation("dsa", flips=False))
 REAL_EPOCHS = 60  # of 1,000 images
 
 

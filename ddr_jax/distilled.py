@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from ddr_jax import readers
-from ddr_jax.datasets import channel_constants, class_indices, normalise
+from ddr_jax.datasets import channel_constants, class_indices, denormalise, normalise
 from ddr_jax.files import write_atomically
 from ddr_jax.readers import host_array
 from ddr_jax.types import DistilledSets, InputError, InputWarning, RealData, nearest
 
-SPACES = ("pixels", "normalised")
+SPACES = ("pixels", "normalised", "zca")
 LAYOUTS = ("NHWC", "NCHW")
 SOFT_LABELS = ("logits", "probabilities")
 _ARRAYS = ("labels", "soft_labels", "mean", "std")
@@ -36,7 +36,8 @@ class Distilled:
 
     `images` (N, ...) or (R, N, ...), uint8 or floats; `labels` (N,) or (R, N) class indices; `soft_labels`
     (N, C) or (R, N, C). At least one kind of label is needed. `space` says what the numbers are: "pixels"
-    (uint8, or floats in [0, 1]) or "normalised", by `mean` and `std` (K,) if given, else by the real data's.
+    (uint8, or floats in [0, 1]), "normalised", by `mean` and `std` (K,) if given, else by the real data's, or
+    "zca", whitened as the real data they are scored against.
     `layout` is "NHWC" or "NCHW", `soft` "logits" or "probabilities"; None where nobody said.
     Arrays may be given as NumPy's, JAX's or PyTorch's, on any device; they are kept as NumPy's.
     Raises `InputError` for any other word.
@@ -96,10 +97,11 @@ def load_distilled(
 
 
 def prepare(files: Sequence[Distilled] | Distilled, real: RealData) -> DistilledSets:
-    """Check distilled sets and bring them into one form: float32, NHWC, normalised as `real` is.
+    """Check distilled sets and bring them into one form: float32, NHWC, normalised or whitened as `real` is.
 
-    All sets must have the same number of images in each class. Stored probabilities become their logarithms.
-    Hard labels that are missing are the classes with the largest soft label.
+    Against whitened real data, sets of pixels and normalised ones are whitened as it was, and floats must say what
+    they are. All sets must have the same number of images in each class. Stored probabilities become their
+    logarithms. Hard labels that are missing are the classes with the largest soft label.
     Raises `InputError` for whatever cannot be right or cannot be told, and gives an `InputWarning` for
     whatever is allowed but probably not meant; each names the set.
     """
@@ -269,15 +271,33 @@ def _images(file: Distilled, real: RealData) -> np.ndarray:
     if file.images.dtype != np.uint8 and file.images.dtype.kind != "f":
         raise InputError(f"{file.name}: images must be uint8 or floats, got {file.images.dtype}")
     _check_finite(file.images, "images", file.name)
-    in_pixels = _space(file) == "pixels"
+    _check_whitened(file, real)
+    space = _space(file)
     # A copy even of float32, since normalising works in place and the array is the caller's.
     images = np.moveaxis(file.images, 2, -1) if _layout(file, real.image_shape) == "NCHW" else file.images
     images = images.astype(np.float32, order="C")
     if file.images.dtype == np.uint8:
         images /= 255
-    if in_pixels:
+    if space == "zca":
+        return images
+    if real.whitening is not None:
+        return _whiten(images, space, file, real)
+    if space == "pixels":
         return normalise(images, real.mean, real.std)
     return images if file.mean is None else _renormalise(images, file, real)
+
+
+def _check_whitened(file: Distilled, real: RealData) -> None:
+    if real.whitening is None and file.space == "zca":
+        raise InputError(
+            f"{file.name}: declares ZCA-whitened images, but the real data {real.name} is not whitened; load it with "
+            "zca='kornia' (--zca kornia), or 'kip' for sets of KIP and RFAD"
+        )
+    if real.whitening is not None and file.space is None and file.images.dtype != np.uint8:
+        raise InputError(
+            f"{file.name}: images do not say their space, and the real data {real.name} is ZCA-whitened; declare the "
+            f"space (--space zca, if the set was whitened as well; else {' or '.join(SPACES[:-1])})"
+        )
 
 
 def _check_finite(values: np.ndarray, what: str, name: str) -> None:
@@ -315,9 +335,9 @@ def _space(file: Distilled) -> str:
     if file.space == "pixels":
         _check_pixels(file, low, high, values)
     elif file.images.dtype == np.uint8:
-        raise InputError(f"{file.name}: declares normalised images, which cannot be uint8; declare pixels")
+        raise InputError(f"{file.name}: declares {file.space} images, which cannot be uint8; declare pixels")
     elif low >= 0 and high <= 1:
-        _warn(f"{file.name}: declares normalised images, but has {values}, as pixels have; check the space")
+        _warn(f"{file.name}: declares {file.space} images, but has {values}, as pixels have; check the space")
     return file.space
 
 
@@ -355,6 +375,15 @@ def _renormalise(images: np.ndarray, file: Distilled, real: RealData) -> np.ndar
     if np.allclose(mean, real.mean, rtol=1e-6) and np.allclose(std, real.std, rtol=1e-6):
         return images
     return images * (std / real.std) + (mean - real.mean) / real.std
+
+
+def _whiten(images: np.ndarray, space: str, file: Distilled, real: RealData) -> np.ndarray:
+    """Whitened as `real` is: pixels or normalised images, which are overwritten."""
+    if space == "normalised":
+        mean, std = (real.mean, real.std) if file.mean is None else (file.mean, file.std)
+        mean, std = channel_constants(np.asarray(mean), np.asarray(std), len(real.mean), file.name)
+        denormalise(images, mean, std)
+    return real.whitening.apply(images.reshape(-1, *real.image_shape)).reshape(images.shape)
 
 
 # Labels (R, N) and soft labels (R, N, C)

@@ -11,11 +11,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from ddr_jax import datasets, distilled, nets, provenance
+from ddr_jax import coresets, datasets, distilled, nets, provenance
 from ddr_jax.arms import Arm, Finished, Runner, TrainingSet, train_arms
 from ddr_jax.distilled import Distilled
 from ddr_jax.population import default_execution
-from ddr_jax.protocol import DSA, Protocol, hard
+from ddr_jax.protocol import Protocol, augmentation, of_pixels
 from ddr_jax.protocol import real as default_real_protocol
 from ddr_jax.readout import read
 from ddr_jax.result import Result, Settings
@@ -88,7 +88,7 @@ def augmentation_robust_score(
 
     None as protocol is `Protocol` with DSA, without flips where they change a class.
     """
-    settings = _defaults("ars", protocol or Protocol(augment=DSA.for_classes(real.flips)), options)
+    settings = _defaults("ars", protocol or Protocol(augment=augmentation("dsa", real.flips)), options)
     return score(sets, real, settings, key=key, runner=runner, given_teachers=given_teachers)
 
 
@@ -116,7 +116,7 @@ def score(
     runner = runner or Runner()
     settings = replace(
         settings,
-        key=tuple(provenance.key_facts(key)),
+        key=provenance.key_facts(key),
         given_teachers=None if given_teachers is None else given_teachers.digest,
     )
     real = (datasets.with_validation if settings.chooses_on_validation else datasets.without_validation)(real)
@@ -131,7 +131,7 @@ def score(
     return Result(
         settings=settings,
         tables=first.tables | rest.tables,
-        data=_describe(prepared, real),
+        data=_describe(prepared, real, labelers),
         environment=provenance.environment(mode) | {"versions": provenance.versions()},
         times={
             "began": began.isoformat(timespec="seconds"),
@@ -159,40 +159,50 @@ class _Source:
         train = self.real.train
         return ((TrainingSet(self.real.name, train.images, self.one_hot(train.labels)),) * students,)
 
+    def targets(self, protocol: Protocol, labels: np.ndarray, logits: Any) -> np.ndarray:
+        """What students learn from, as `train.TrainingData` has it: (N, C), or (N, 2 C) for MSE-GT."""
+        truth = self.one_hot(labels)
+        if protocol.loss == "mse_gt":
+            return np.concatenate([truth, np.zeros_like(truth) if logits is None else logits], axis=-1)
+        if protocol.labels != "soft":
+            return truth
+        return np.asarray(jax.nn.softmax(logits / protocol.temperature, axis=-1), np.float32)
+
     def distilled(self, protocol: Protocol) -> tuple[tuple[TrainingSet, ...], ...]:
         """The distilled sets with the protocol's labels, the same for every seed."""
-        soft = protocol.labels == "soft"
+        sets, soft = self.sets, protocol.labels == "soft"
+        targets = (
+            self.targets(protocol, sets.labels[d], sets.soft_labels[d] if soft else None) for d in range(len(sets))
+        )
         return tuple(
-            (
-                TrainingSet(
-                    name,
-                    self.sets.images[d],
-                    _soften(self.sets.soft_labels[d], protocol) if soft else self.one_hot(self.sets.labels[d]),
-                ),
-            )
-            * self.settings.seeds
-            for d, name in enumerate(self.sets.names)
+            (TrainingSet(name, images, target),) * self.settings.seeds
+            for name, images, target in zip(sets.names, sets.images, targets, strict=True)
         )
 
-    def random(self, protocol: Protocol, labelers: Teachers | None) -> tuple[tuple[TrainingSet, ...], ...]:
-        """As many real images per class as the sets hold, drawn anew for every seed."""
+    def baseline(self, labelers: Any) -> tuple[tuple[TrainingSet, ...], ...]:
+        """As many images per class as the sets hold, drawn anew for every seed if the baseline varies at all."""
+        name, protocol = self.settings.baseline, self.settings.protocol
         counts = np.bincount(self.sets.labels[0], minlength=self.real.num_classes)
+        seen = coresets.teacher_features(labelers, self.real.train.images) if name in coresets.IN_FEATURES else None
         draws = []
-        for seed in range(self.settings.seeds):
+        for seed in range(self.settings.seeds if name in coresets.VARYING else 1):
             stream = jax.random.fold_in(jax.random.fold_in(self.key, DRAWS), seed)
             rng = np.random.default_rng(np.asarray(jax.random.key_data(stream)))
-            index = datasets.random_subset(self.real.train, counts, rng)
-            images, labels = self.real.train.images[index], self.real.train.labels[index]
-            targets = self.one_hot(labels)
-            if protocol.labels == "soft":
-                targets = _soften(label(labelers.net, labelers.variables, images), protocol)
-            draws.append(TrainingSet("random", images, targets))
-        return (tuple(draws),)
+            images, labels = coresets.BASELINES[name](self.real, counts, seen, rng)
+            soft = protocol.labels == "soft"
+            logits = label(labelers.net, labelers.variables, images) if soft else None
+            draws.append(TrainingSet(name, images, self.targets(protocol, labels, logits)))
+        return (tuple(draws * (self.settings.seeds // len(draws))),)
 
 
 def _check(settings: Settings, sets: DistilledSets, real: RealData) -> None:
     for protocol in (settings.protocol, settings.real_protocol):
-        nets.check(protocol.student, real.image_shape)
+        nets.check(protocol.student, real.image_shape, real.num_classes)
+        if real.whitening is not None and of_pixels(protocol.augment):
+            raise InputError(
+                "RandAugment works on pixels, which whitened images are not: choose another augmentation, or leave out "
+                "zca (--zca)"
+            )
     if settings.protocol.labels == "soft" and sets.soft_labels is None:
         raise InputError(
             f"labels are soft, but {', '.join(sets.names)} holds no soft_labels: store them in the file, or train "
@@ -234,33 +244,28 @@ def _teachers(settings: Settings, real: RealData, finished: Finished) -> Teacher
 
 def _arms(source: _Source, labelers: Teachers | None) -> list[Arm]:
     """The arms of every score that was asked for, on distilled sets and random baselines."""
-    protocol, scores = source.settings.protocol, source.settings.scores
+    settings, protocol, scores = source.settings, source.settings.protocol, source.settings.scores
     syn, augmented = source.distilled(protocol), protocol.augment is not None
-    rdm = () if scores == ("accuracy",) else source.random(protocol, labelers)
+    rdm = () if scores == ("accuracy",) else source.baseline(labelers)
     arms = []
 
-    def add(name: str, sets: tuple[tuple[TrainingSet, ...], ...], augmented: bool) -> None:
-        arms.append(Arm(name, protocol, sets, augmented, labelers))
+    def add_pair(suffix: str, augmented: bool) -> None:
+        arms.append(Arm(f"syn-{suffix}", protocol, syn, augmented, labelers))
+        if rdm:
+            arms.append(Arm(f"rdm-{suffix}", settings.random_protocol, rdm, augmented, labelers))
 
     if "accuracy" in scores or "lrs" in scores:
-        add("syn-any", syn, augmented)
+        add_pair("any", augmented)
     if "lrs" in scores:
-        add("rdm-any", rdm, augmented)
-        plain = hard(protocol)
-        arms.append(Arm("syn-hard", plain, source.distilled(plain), augmented and plain == protocol))
+        plain = settings.hard_protocol
+        arms.append(Arm("syn-hard", plain, source.distilled(plain), settings.augments_hard))
     if "ars" in scores:
-        for suffix, switched in (("aug", True), ("noaug", False)):
-            add(f"syn-{suffix}", syn, switched)
-            add(f"rdm-{suffix}", rdm, switched)
+        add_pair("aug", True)
+        add_pair("noaug", False)
     return arms
 
 
-def _soften(logits: np.ndarray, protocol: Protocol) -> np.ndarray:
-    """Soft labels at the protocol's temperature, as probabilities."""
-    return np.asarray(jax.nn.softmax(logits / protocol.temperature, axis=-1), np.float32)
-
-
-def _describe(sets: DistilledSets, real: RealData) -> dict[str, Any]:
+def _describe(sets: DistilledSets, real: RealData, labelers: Teachers | None) -> dict[str, Any]:
     splits = {"train": real.train, "validation": real.validation, "test": real.test}
     real_splits = {
         name: {"images": len(split), "digest": fingerprint(split.images, split.labels)}
@@ -272,9 +277,12 @@ def _describe(sets: DistilledSets, real: RealData) -> dict[str, Any]:
         {
             "name": name,
             "images": sets.images.shape[1],
+            "shape": list(sets.images.shape[1:]),
             "label_order": "by class" if (np.diff(sets.labels[d]) >= 0).all() else "mixed",
             "digest": fingerprint(*(part[d] for part in parts)),
         }
         for d, name in enumerate(sets.names)
     ]
-    return {"real": {"name": real.name, "splits": real_splits}, "sets": described}
+    about_real = {"name": real.name, "classes": real.num_classes, "splits": real_splits}
+    teacher = None if labelers is None else {"count": labelers.count, "parameters": labelers.parameters}
+    return {"real": about_real, "sets": described, "teachers": teacher}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ddr_jax.readers import class_names, pick, read_classes, read_idx, read_pickle
+from ddr_jax.readers import class_names, pick, read_classes, read_idx, read_images, read_pickle, require_file
 from ddr_jax.types import InputError
 
 KINDS = (
@@ -21,6 +21,7 @@ KINDS = (
 )
 NO_SIZE = "a size is for folders of images by class, which are resized as they are read; leave it out"
 _TEST_SPLITS = ("val", "test")
+_LIST = "val_annotations.txt"  # Tiny ImageNet's, of the classes of val/images
 
 
 @dataclass(frozen=True)
@@ -100,20 +101,52 @@ def _cifar_batch(path: Path, key: bytes) -> tuple[np.ndarray, np.ndarray]:
 def _read_tree(folder: Path, size: tuple[int, int] | None, tree: Tree | None) -> dict[str, np.ndarray]:
     """Splits of images by class: `val` is the test split, or the validation split where `test` has classes too.
 
-    Of a `tree`, `val` is always the test split.
+    Of a `tree`, `val` is always the test split. It may be as Tiny ImageNet's is: `val/images` and a list.
     """
     classes = class_names(folder / "train")
     # As published, the test images of ImageNet's family have no labels and lie in no folders of classes.
-    labelled = [split for split in _TEST_SPLITS if any((folder / split / name).is_dir() for name in classes)]
+    labelled = [
+        split for split in _TEST_SPLITS if _has_class(folder / split, classes) or (folder / split / _LIST).is_file()
+    ]
     present = labelled or ["val"]
     if tree is not None:
         classes, present = _choose(folder, classes, tree), ["val"]
     names = dict(zip(present, ("test",) if len(present) == 1 else ("validation", "test"), strict=True))
     raw = {}
     for source, split in {"train": "train", **names}.items():
-        _check_classes(folder, source, classes)
-        raw[f"x_{split}"], raw[f"y_{split}"] = read_classes(folder / source, size, classes)
+        raw[f"x_{split}"], raw[f"y_{split}"] = _read_split(folder, source, size, classes)
     return raw
+
+
+def _has_class(folder: Path, classes: Sequence[str]) -> bool:
+    return any((folder / name).is_dir() for name in classes)
+
+
+def _read_split(
+    folder: Path, split: str, size: tuple[int, int] | None, classes: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    if (folder / split / _LIST).is_file() and not _has_class(folder / split, classes):
+        return _read_listed(folder / split, size, classes)
+    _check_classes(folder, split, classes)
+    return read_classes(folder / split, size, classes)
+
+
+def _read_listed(folder: Path, size: tuple[int, int] | None, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Images and class indices by a list with a line for each image: its file, its class and more, between tabs."""
+    lines = [line.split() for line in (folder / _LIST).read_text().splitlines() if line.strip()]
+    index = {name: i for i, name in enumerate(classes)}
+    for number, line in enumerate(lines, 1):
+        if len(line) < 2 or line[1] not in index:
+            raise InputError(
+                f"{folder / _LIST}: line {number} must begin with an image's file and a class that train has too, got "
+                f"{' '.join(line[:2])!r}; download the dataset again"
+            )
+    if not lines:
+        raise InputError(f"{folder / _LIST}: lists no images; download the dataset again")
+    paths = [folder / "images" / file for file, *_ in lines]
+    for path in paths:
+        require_file(path)
+    return read_images(paths, size), np.array([index[name] for _, name, *_ in lines])
 
 
 def _choose(folder: Path, classes: Sequence[str], tree: Tree) -> list[str]:
@@ -130,6 +163,5 @@ def _check_classes(folder: Path, split: str, classes: Sequence[str]) -> None:
     if missing:
         raise InputError(
             f"{folder / split}: has no folder for {len(missing)} of {len(classes)} classes, first {missing[0]}; sort "
-            "its images into the same class folders as those of train (Tiny ImageNet's and ImageNet's val are "
-            "published in one folder, with their classes in a list)"
+            "its images into the same class folders as those of train (ImageNet's val is published in one folder)"
         )

@@ -61,6 +61,15 @@ def normalise(alpha: ArrayLike) -> Score:
     return (np.exp(np.asarray(alpha, np.float64)) - np.exp(-1)) / (np.exp(1) - np.exp(-1))
 
 
+def of_percentages(score: ArrayLike) -> Score:
+    """What ddranking 0.2.0 prints for an LRS or ARS: its formula takes α or β in percentage points.
+
+    It leaves [0, 1]: −0.157 is its floor, 0.269 still stands for α = 0, and α = 0.05 gives 62.9.
+    """
+    alpha = np.log(np.asarray(score, np.float64) * (np.exp(1) - np.exp(-1)) + np.exp(-1))
+    return normalise(100 * alpha)
+
+
 def _fractions(**named: ArrayLike) -> list[np.ndarray]:
     """The arrays as float64, after every check that the scores share."""
     arrays = {name: np.asarray(values, np.float64) for name, values in named.items()}

@@ -1,6 +1,6 @@
 """Optimizers and schedules as optax transformations of numbers that may be traced, one per student.
 
-A schedule is a function of the epoch (an integer array, from 0) that gives the factor of the learning rate.
+A schedule is a function of the time passed, in epochs, that gives the factor of the learning rate.
 """
 
 from __future__ import annotations
@@ -14,28 +14,44 @@ import optax
 
 from ddr_jax.types import InputError, nearest
 
-Schedule = Callable[[Any], jax.Array]
+Schedule = Callable[..., jax.Array]
 Scalar = jax.Array | float
 
 
-def schedule(name: str, *, epochs: int, step_size: int) -> Schedule:
+def schedule(name: str, *, epochs: int, step_size: int, warmup: int = 0) -> Schedule:
     """The schedule of that name over `epochs`; `step_size`, in epochs, is read by ``step`` alone.
+
+    With a `warmup`, the factor is (passed + tick) / warmup over the first epochs, and the schedule has the rest.
 
     Raises:
         InputError: if the name is not one of `SCHEDULES`.
     """
     if name not in SCHEDULES:
         raise InputError(f"Unknown schedule {name!r}: {nearest(name, SCHEDULES)}")
-    return SCHEDULES[name](epochs, step_size)
+    after = SCHEDULES[name](epochs - warmup, step_size)
+    if not warmup:
+        return lambda passed, tick=1.0: after(passed)
+    return lambda passed, tick=1.0: jnp.where(
+        passed < warmup, (passed + tick) / warmup, after(jnp.maximum(passed - warmup, 0))
+    )
 
 
 def optimizer(
-    name: str, *, lr: Scalar, momentum: Scalar, weight_decay: Scalar, schedule: Schedule, steps_per_epoch: int
+    name: str,
+    *,
+    lr: Scalar,
+    momentum: Scalar,
+    weight_decay: Scalar,
+    schedule: Schedule,
+    steps_per_epoch: int,
+    clock: str = "epoch",
+    fresh_every: int | None = None,
 ) -> optax.GradientTransformation:
-    """The optimizer of that name, whose rate is `lr` times the schedule's factor and changes once per epoch.
+    """The optimizer of that name, whose rate is `lr` times the schedule's factor.
 
     `lr`, `momentum` and `weight_decay` are scalars and may be traced; `momentum` is SGD's alone, for Adam's β are
-    fixed. `update` needs the parameters.
+    fixed. `update` needs the parameters. The factor changes once per epoch, or with every step if `clock` is
+    ``step``. Every `fresh_every` epochs, what the optimizer has gathered (momentum, averages) is forgotten.
 
     Raises:
         InputError: if the name is not one of `OPTIMIZERS`.
@@ -43,44 +59,68 @@ def optimizer(
     if name not in OPTIMIZERS:
         raise InputError(f"Unknown optimizer {name!r}: {nearest(name, OPTIMIZERS)}")
 
-    def rate(step: jax.Array) -> jax.Array:
+    def rate(step: Any) -> Any:
+        if clock == "step":
+            return lr * schedule(step / steps_per_epoch, 1 / steps_per_epoch)
         return lr * schedule(step // steps_per_epoch)
 
-    return OPTIMIZERS[name](rate, momentum, weight_decay)
+    gathering, decay = OPTIMIZERS[name](momentum, weight_decay)
+    if fresh_every is not None:
+        gathering = _forgetful(gathering, fresh_every * steps_per_epoch)
+    return optax.chain(gathering, decay, optax.scale_by_learning_rate(rate))
 
 
-def _sgd(rate: Schedule, momentum: Scalar, weight_decay: Scalar) -> optax.GradientTransformation:
+def _forgetful(inner: optax.GradientTransformation, every: int) -> optax.GradientTransformation:
+    """`inner`, its state as at the start before the steps `every`, 2 · `every`, …"""
+
+    def init(params: Any) -> Any:
+        return jnp.zeros((), jnp.int32), inner.init(params)
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        step, gathered = state
+        drop = (step > 0) & (step % every == 0)
+        gathered = jax.tree.map(lambda now, new: jnp.where(drop, new, now), gathered, inner.init(params))
+        updates, gathered = inner.update(updates, gathered, params)
+        return updates, (step + 1, gathered)
+
+    return optax.GradientTransformation(init, update)
+
+
+Parts = tuple[optax.GradientTransformation, optax.GradientTransformation]  # that gathers, and decay after it
+
+
+def _sgd(momentum: Scalar, weight_decay: Scalar) -> Parts:
     """PyTorch's SGD: g ← g + weight_decay · w, v ← momentum · v + g, w ← w − rate · v."""
-    return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(rate, momentum))
+    return optax.chain(optax.add_decayed_weights(weight_decay), optax.trace(momentum)), optax.identity()
 
 
-def _adam(rate: Schedule, momentum: Scalar, weight_decay: Scalar) -> optax.GradientTransformation:
+def _adam(momentum: Scalar, weight_decay: Scalar) -> Parts:
     """PyTorch's Adam (arXiv 1412.6980): g ← g + weight_decay · w, then Adam with β = (0.9, 0.999), ε = 1e-8."""
-    return optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(rate))
+    return optax.chain(optax.add_decayed_weights(weight_decay), optax.scale_by_adam()), optax.identity()
 
 
-def _adamw(rate: Schedule, momentum: Scalar, weight_decay: Scalar) -> optax.GradientTransformation:
+def _adamw(momentum: Scalar, weight_decay: Scalar) -> Parts:
     """PyTorch's AdamW (arXiv 1711.05101): w ← (1 − rate · weight_decay) · w, then Adam's step; β and ε as above."""
-    return optax.adamw(rate, weight_decay=weight_decay)
+    return optax.scale_by_adam(), optax.add_decayed_weights(weight_decay)
 
 
 def _step(epochs: int, step_size: int) -> Schedule:
-    return lambda epoch: 0.1 ** (epoch // step_size)
+    return lambda passed: 0.1 ** (passed // step_size)
 
 
 def _constant(epochs: int, step_size: int) -> Schedule:
-    return jnp.ones_like
+    return lambda passed: jnp.ones_like(passed, jnp.float32)
 
 
 def _cosineannealing(epochs: int, step_size: int) -> Schedule:
-    """½ (1 + cos(π · epoch / epochs)), which would reach 0 after the last epoch (SGDR, arXiv 1608.03983)."""
+    """½ (1 + cos(π · passed / epochs)), which would reach 0 after the last epoch (SGDR, arXiv 1608.03983)."""
     # the same as a square, because in float32 1 + cos loses its digits near −1
-    return lambda epoch: jnp.sin(jnp.pi * (epochs - epoch) / (2 * epochs)) ** 2
+    return lambda passed: jnp.sin(jnp.pi * (epochs - passed) / (2 * epochs)) ** 2
 
 
 def _cosine(epochs: int, step_size: int) -> Schedule:
-    """½ (1 + cos(π · epoch / (2 · epochs))), which falls to a half only, as in ddranking 0.2.0."""
-    return lambda epoch: 0.5 * (1 + jnp.cos(jnp.pi * epoch / (2 * epochs)))
+    """½ (1 + cos(π · passed / (2 · epochs))), which falls to a half only, as in ddranking 0.2.0."""
+    return lambda passed: 0.5 * (1 + jnp.cos(jnp.pi * passed / (2 * epochs)))
 
 
 OPTIMIZERS = {"sgd": _sgd, "adam": _adam, "adamw": _adamw}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, cast
 
 from ddr_jax.nets.names import find
 from ddr_jax.types import InputError, nearest
@@ -48,11 +48,6 @@ class DSA:
         for operation in self.operations:
             _check_choice("DSA operation", operation, OPERATIONS)
         _check_choice("DSA mode", self.mode, DSA_MODES)
-
-    @classmethod
-    def for_classes(cls, flips: bool) -> DSA:
-        """Every operation, without the flip where a mirrored image may be of another class (`flips` false)."""
-        return cls(operations=tuple(o for o in OPERATIONS if flips or o != "flip"))
 
     @classmethod
     def from_strategy(cls, strategy: str) -> DSA:
@@ -101,7 +96,7 @@ class RandAugment:
 
 @dataclass(frozen=True)
 class PatchShuffle:
-    """Images cut into `factor` × `factor` patches that change places, each image in its own order (RDED)."""
+    """Images cut into `factor` columns and as many rows, which change places, each image in its own order (RDED)."""
 
     factor: int = 2
 
@@ -174,7 +169,7 @@ class Chain:
 
 
 Augmentation = DSA | DCAugmentation | Mixup | CutMix | Crop | ResizedCrop | RandAugment | PatchShuffle | Chain
-AUGMENTATIONS: dict[str, type[Augmentation]] = {
+AUGMENTATIONS: dict[str, type[Any]] = {
     "dsa": DSA,
     "dc": DCAugmentation,
     "mixup": Mixup,
@@ -193,10 +188,26 @@ def augmentation(name: str, flips: bool) -> Augmentation | None:
     if name == "none":
         return None
     _check_choice("augmentation", name, ("none", *NAMED_AUGMENTATIONS))
-    if name == "dsa":
-        return DSA.for_classes(flips)
-    still: dict[str, Any] = {"flip": 0.0} if name in ("crop", "resized-crop") and not flips else {}
-    return AUGMENTATIONS[name](**still)
+    augment: Augmentation = AUGMENTATIONS[name]()
+    return augment if flips else unflipped(augment)
+
+
+def unflipped(augment: Augmentation | None) -> Augmentation | None:
+    """The same augmentation without mirror images."""
+    match augment:
+        case Chain():
+            return Chain(tuple(cast(Augmentation, unflipped(step)) for step in augment.steps))
+        case DSA():
+            return replace(augment, operations=tuple(o for o in augment.operations if o != "flip"))
+        case Crop() | ResizedCrop():
+            return replace(augment, flip=0.0)
+    return augment
+
+
+def of_pixels(augment: Augmentation | None) -> bool:
+    """Whether an augmentation works on pixels of 256 levels."""
+    steps = augment.steps if isinstance(augment, Chain) else (augment,)
+    return any(isinstance(step, RandAugment) for step in steps)
 
 
 @dataclass(frozen=True)
@@ -209,7 +220,7 @@ class Protocol:
     share one compilation.
 
     Attributes:
-        student: network name, e.g. ``ConvNet-3`` (see `nets.names`), or a flax.linen module of your own: called with
+        student: network name, e.g. ``ConvNet-3`` (see `nets.names`), or a linen module of your own: called with
             images (N, H, W, K), and with `train` if it takes that, it gives logits (N, C).
         width: filters of each convolution, or hidden units.
         epochs: passes over the training set.
@@ -307,10 +318,10 @@ class Protocol:
             raise InputError("The loss mse_gt has no temperature: leave temperature at 1 and scale_loss off")
         if self.loss == "mse_gt" and self.mse_weight == self.ce_weight == 0:
             raise InputError("mse_weight and ce_weight are both 0, so nothing would be learnt: give one of them")
-        if self.fresh_at_drop and self.schedule != "step":
+        if self.fresh_at_drop and (self.schedule != "step" or self.warmup):
             raise InputError(
-                f"fresh_at_drop restarts the optimizer where the step schedule drops, but the schedule is "
-                f"{self.schedule}: choose step, or leave it out"
+                f"fresh_at_drop restarts the optimizer where a step schedule without warm-up drops, but the schedule "
+                f"is {self.schedule} with warmup {self.warmup}: choose step and 0, or leave fresh_at_drop out"
             )
 
     @property
@@ -382,8 +393,9 @@ def augmentation_from_dict(plain: dict[str, Any] | None) -> Augmentation | None:
 
 
 def hard(protocol: Protocol) -> Protocol:
-    """The same protocol with hard labels and cross-entropy, which on one-hot targets is the KL divergence too."""
-    return replace(protocol, labels="hard", loss="ce", temperature=1.0, scale_loss=False)
+    """The same protocol with hard labels; a KL loss may stay, for on one-hot targets it is cross-entropy."""
+    loss = "ce" if protocol.loss == "mse_gt" else protocol.loss
+    return replace(protocol, labels="hard", loss=loss, temperature=1.0, scale_loss=False)
 
 
 def real(protocol: Protocol, epochs: int = REAL_EPOCHS) -> Protocol:

@@ -14,7 +14,10 @@ import numpy as np
 
 import ddr_jax
 
-NUMERICS = ("augment.py", "losses.py", "nets", "optim.py", "population.py", "teachers.py", "train.py")
+NUMERICS = (
+    *("augment.py", "losses.py", "nets", "optim.py", "population.py", "randaugment.py", "sampling.py", "teachers.py"),
+    "train.py",
+)
 
 
 @functools.cache
@@ -41,9 +44,9 @@ def environment(mode: str) -> dict[str, Any]:
     }
 
 
-def key_facts(key: jax.Array) -> list[Any]:
+def key_facts(key: jax.Array) -> tuple[str, tuple[int, ...]]:
     """The key's implementation and its words."""
-    return [str(jax.random.key_impl(key)), np.asarray(jax.random.key_data(key)).tolist()]
+    return str(jax.random.key_impl(key)), tuple(np.asarray(jax.random.key_data(key)).tolist())
 
 
 def versions() -> dict[str, str]:

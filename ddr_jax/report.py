@@ -6,7 +6,7 @@ import io
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console, Group
@@ -37,7 +37,10 @@ MEANINGS = {
     "ior": "improvement over random, higher is better",
     "lrs": "label-robust score, 0 to 1, higher is better",
     "ars": "augmentation-robust score, 0 to 1, higher is better",
+    "lrs_of_percentages": "what ddranking 0.2.0 prints as LRS: its formula takes percentages",
+    "ars_of_percentages": "what ddranking 0.2.0 prints as ARS: its formula takes percentages",
 }
+ACCURACIES = ("accuracy", "hlr", "ior")  # and their differences: what may be shown as percentages
 COLOURS = {"real": "#7a7a7a", "teacher": "#a3a3a3", "syn": "#2f6f9f", "rdm": "#d08a3c"}
 WIDTH = 120  # characters, where there is no terminal to ask
 CLASSES_SHOWN, IMAGES_SHOWN = 10, 10  # rows and columns of the picture's images at most
@@ -61,7 +64,7 @@ def show(result: Result) -> None:
 
 def tables(result: Result) -> Group:
     """Accuracies per arm and scores, as fractions, with intervals over seeds."""
-    parts = [_arms_table(result), _scores_table(result)]
+    parts = [_arms_table(result), _scores_table(result), Text(f"Cost of a set: {result.costs}")]
     return Group(*parts, *(Text(note, style="yellow") for note in notes(result)))
 
 
@@ -78,6 +81,8 @@ def notes(result: Result) -> list[str]:
         found.append(f"acc(real, hard) was given as {settings.real_accuracy}, not measured; intervals take it as exact")
     if settings.protocol.readout == "best":
         found.append("Epochs and rates were chosen on the test set, as ddranking 0.2.0 does: accuracies are too high")
+    if "ars" in settings.scores and settings.protocol.augment is None:
+        found.append("ARS compares training with and without augmentation, and augment is none: both halves are alike")
     mixed = [entry["name"] for entry in result.data["sets"] if entry["label_order"] == "mixed"]
     if mixed:
         found.append(
@@ -100,7 +105,13 @@ def _arms_table(result: Result) -> Table:
         for d, (name, interval) in enumerate(result.accuracies[arm].sets.items()):
             rates = sorted({students.lrs[r] for r in reading.rate[d]})
             lost = int(students.diverged[d].sum())
-            cells = (arm, name, ", ".join(f"{rate:g}" for rate in rates), *_cells(interval), str(lost))
+            cells = (
+                arm,
+                name,
+                ", ".join(f"{rate:g}" for rate in rates),
+                *_cells(interval, result.settings.percent),
+                str(lost),
+            )
             table.add_row(*map(Text, cells))
     return table
 
@@ -109,7 +120,8 @@ def _scores_table(result: Result) -> Table:
     table = _table("Scores", ("score", "set", "mean", _level(result), "n", "meaning"))
     for name, summary in result.scores.items():
         for row, (where, interval) in enumerate(_by_set(summary.sets, summary.overall)):
-            cells = (name.upper(), where, *_cells(interval), "" if row else MEANINGS[name])
+            percent = result.settings.percent and name in ACCURACIES
+            cells = (_title(name), where, *_cells(interval, percent), "" if row else MEANINGS[name])
             table.add_row(*map(Text, cells))
     return table
 
@@ -132,9 +144,16 @@ def _level(result: Result) -> str:
     return f"{result.settings.level:.0%} interval"
 
 
-def _cells(interval: Interval) -> tuple[str, str, str]:
-    bounds = "–" if interval.low is None else f"{interval.low:.4f} … {interval.high:.4f}"
-    return f"{interval.mean:.4f}", bounds, str(interval.n)
+def _title(score: str) -> str:
+    return score.split("_")[0].upper() + (" of 0.2.0" if score.endswith("_of_percentages") else "")
+
+
+def _cells(interval: Interval, percent: bool = False) -> tuple[str, str, str]:
+    def number(value: Any) -> str:
+        return f"{100 * value:.2f} %" if percent else f"{value:.4f}"
+
+    bounds = "–" if interval.low is None else f"{number(interval.low)} … {number(interval.high)}"
+    return number(interval.mean), bounds, str(interval.n)
 
 
 def save_picture(result: Result, sets: DistilledSets, real: RealData, path: Path) -> None:
@@ -157,13 +176,16 @@ def save_picture(result: Result, sets: DistilledSets, real: RealData, path: Path
 def _draw_images(axes, sets: DistilledSets, real: RealData) -> None:
     shown = _shown(sets.labels[0])
     h, w, k = real.image_shape
+    drawn = np.concatenate(shown)
+    images = sets.images[0, drawn]
+    pixels = real.whitening.pixels(images) if real.whitening else images * real.std + real.mean
+    pixels = dict(zip(drawn, np.clip(pixels, 0, 1), strict=True))
     gap = max(1, h // 16)
     sheet = np.ones((len(shown) * (h + gap) - gap, max(map(len, shown)) * (w + gap) - gap, k))
     for row, positions in enumerate(shown):
         for column, position in enumerate(positions):
-            pixels = sets.images[0, position] * real.std + real.mean
             top, side = row * (h + gap), column * (w + gap)
-            sheet[top : top + h, side : side + w] = np.clip(pixels, 0, 1)
+            sheet[top : top + h, side : side + w] = pixels[position]
     axes.imshow(sheet.squeeze(-1) if k == 1 else sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_title(f"{sets.names[0]}, in order of class", fontsize=10)
     axes.set_axis_off()

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ddr_jax import metrics, report
+from ddr_jax.coresets import BASELINES, IN_FEATURES
+from ddr_jax.costs import Costs, label_cost
 from ddr_jax.files import write_atomically
 from ddr_jax.intervals import Interval, bootstrap_interval, t_interval
-from ddr_jax.protocol import Protocol
+from ddr_jax.protocol import Protocol, hard
 from ddr_jax.protocol import from_dict as protocol_from_dict
 from ddr_jax.protocol import to_dict as protocol_to_dict
 from ddr_jax.readout import Reading, read
 from ddr_jax.types import ArmTable, InputError, nearest
 
-FORMAT = 1
+FORMAT = 2
 SCORES = ("accuracy", "lrs", "ars")
 INTERVALS = ("t", "bootstrap")
 
@@ -39,11 +41,18 @@ class Settings:
         real_accuracy: a known real-hard accuracy, a fraction, used instead of training; None trains.
         seeds: students per arm, set and rate.
         key: the PRNG key's implementation and words.
+        baseline: what the sets are compared with, a name of `coresets.BASELINES`; those that look at features see a
+            teacher's.
+        hard_augment: whether the syn-hard arm is augmented; None does as the syn-any arm where labels are hard, and
+            does not augment where they are soft or a teacher's (ddranking 0.2.0's choice).
+        hard_lr, random_lr: learning rates of the syn-hard arm, and of random arms, where they are not the protocol's.
         weight: w of the LRS and γ of the ARS, in [0, 1].
         teachers: how many teachers' logits are averaged, where labels come from teachers.
         given_teachers: the fingerprint of teachers that were given; None trains them.
         interval: ``t`` (Student's) or ``bootstrap`` (bias-corrected), over seeds.
         level: coverage that the intervals aim at.
+        percent: whether reports show accuracies and their differences as percentages; the data stays in fractions.
+        original_formula: whether to show also what ddranking 0.2.0 prints as LRS and ARS, of percentages.
     """
 
     scores: tuple[str, ...]
@@ -52,16 +61,23 @@ class Settings:
     real_accuracy: float | None = None
     seeds: int = 5
     key: tuple[Any, ...] = ()
+    baseline: str = "random"
+    hard_augment: bool | None = None
+    hard_lr: tuple[float, ...] | None = None
+    random_lr: tuple[float, ...] | None = None
     weight: float = 0.5
     teachers: int = 1
     given_teachers: str | None = None
     interval: str = "t"
     level: float = 0.95
+    percent: bool = False
+    original_formula: bool = False
 
     def __post_init__(self) -> None:
         for name, value, valid in (
             *(("score", score, SCORES) for score in self.scores),
             ("interval", self.interval, INTERVALS),
+            ("baseline", self.baseline, tuple(BASELINES)),
         ):
             if value not in valid:
                 raise InputError(f"Unknown {name} {value!r}: {nearest(value, valid)}")
@@ -76,16 +92,30 @@ class Settings:
             raise InputError(
                 f"real_accuracy is {self.real_accuracy}; expected a fraction in [0, 1]: divide percentages by 100"
             )
-        if "ars" in self.scores and self.protocol.augment is None:
-            raise InputError(
-                "The augmentation-robust score compares training with and without augmentation, and augment is "
-                "none: choose one, e.g. dsa"
-            )
+        if self.hard_augment and self.protocol.augment is None:
+            raise InputError("hard_augment asks for augmented hard arms, but augment is none: choose one, e.g. dsa")
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain data."""
-        protocols = {name: protocol_to_dict(getattr(self, name)) for name in ("protocol", "real_protocol")}
-        return asdict(self) | protocols
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return values | {name: protocol_to_dict(values[name]) for name in ("protocol", "real_protocol")}
+
+    @property
+    def hard_protocol(self) -> Protocol:
+        """Of the syn-hard arm."""
+        return replace(hard(self.protocol), lr=self.hard_lr or self.protocol.lr)
+
+    @property
+    def random_protocol(self) -> Protocol:
+        """Of the random arms."""
+        return replace(self.protocol, lr=self.random_lr or self.protocol.lr)
+
+    @property
+    def augments_hard(self) -> bool:
+        """Whether the syn-hard arm is augmented."""
+        if self.hard_augment is None:
+            return self.protocol.augment is not None and self.protocol.labels == "hard"
+        return self.hard_augment
 
     @property
     def trains_real_hard(self) -> bool:
@@ -94,16 +124,26 @@ class Settings:
 
     @property
     def trains_teachers(self) -> bool:
-        """Whether teachers label something (batches in mode M, random baselines in mode S) and none are given."""
-        baselines = self.scores != ("accuracy",)
-        needed = self.protocol.labels == "teacher" or (self.protocol.labels == "soft" and baselines)
+        """Whether teachers are needed and none are given.
+
+        They label batches in mode M and baselines in mode S, and their features choose coresets.
+        """
+        needed = self.protocol.labels == "teacher"
+        if self.scores != ("accuracy",):
+            needed = needed or self.protocol.labels == "soft" or self.baseline in IN_FEATURES
         return needed and self.given_teachers is None
 
     @property
     def chooses_on_validation(self) -> bool:
         """Whether a rate has to be chosen for any student that is trained."""
-        real = self.real_protocol.chooses_on_validation and (self.trains_real_hard or self.trains_teachers)
-        return self.protocol.chooses_on_validation or real
+        protocols = [self.protocol]
+        if self.trains_real_hard or self.trains_teachers:
+            protocols.append(self.real_protocol)
+        if "lrs" in self.scores:
+            protocols.append(self.hard_protocol)
+        if self.scores != ("accuracy",):
+            protocols.append(self.random_protocol)
+        return any(protocol.chooses_on_validation for protocol in protocols)
 
 
 @dataclass(frozen=True)
@@ -161,6 +201,13 @@ class Result:
         return tuple(entry["name"] for entry in self.data["sets"])
 
     @property
+    def costs(self) -> Costs:
+        """What one student needs of a set: bytes of its images and labels, and a teacher's work."""
+        real, teachers = self.data["real"], self.data["teachers"] or {"count": 1, "parameters": None}
+        shape = self.data["sets"][0]["shape"]
+        return label_cost(self.settings.protocol, shape, real["classes"], teachers["parameters"], teachers["count"])
+
+    @property
     def diverged(self) -> int:
         """How many students ended with weights that are not finite; their accuracies count as measured."""
         lost = {s for table in self.tables.values() for s in table.students[table.diverged].tolist()}
@@ -170,6 +217,7 @@ class Result:
         """Scores by set and seed (D, S)."""
         arm = {name: reading.accuracy for name, reading in self.readings.items()}
         asked, weight, values = self.settings.scores, self.settings.weight, {}
+        original = self.settings.original_formula
         if "accuracy" in asked:
             values["accuracy"] = arm["syn-any"]
         if "lrs" in asked:
@@ -178,10 +226,14 @@ class Result:
             values["hlr"] = metrics.hard_label_recovery(real, arm["syn-hard"])
             values["ior"] = metrics.improvement_over_random(arm["syn-any"], arm["rdm-any"])
             values["lrs"] = metrics.label_robust_score(real, arm["syn-hard"], arm["syn-any"], arm["rdm-any"], weight)
+            if original:
+                values["lrs_of_percentages"] = metrics.of_percentages(values["lrs"])
         if "ars" in asked:
             values["ars"] = metrics.augmentation_robust_score(
                 arm["syn-aug"], arm["rdm-aug"], arm["syn-noaug"], arm["rdm-noaug"], weight
             )
+            if original:
+                values["ars_of_percentages"] = metrics.of_percentages(values["ars"])
         return values
 
     def _summary(self, values: np.ndarray, names: tuple[str, ...]) -> Summary:
@@ -229,6 +281,7 @@ class Result:
             "scores": {name: summary.to_json() for name, summary in self.scores.items()},
             "arms": {name: summary.to_json() for name, summary in self.accuracies.items()},
             "diverged": self.diverged,
+            "costs": self.costs.to_dict(),
             "settings": json.loads(json.dumps(self.settings.to_dict())),  # lists, as they come back from a file
             "data": self.data,
             "environment": self.environment,
@@ -244,8 +297,7 @@ class Result:
         settings = dict(content["settings"])
         for name in ("protocol", "real_protocol"):
             settings[name] = protocol_from_dict(settings[name])
-        for name in ("scores", "key"):
-            settings[name] = _tuple(settings[name])
+        settings = {name: _tuple(value) for name, value in settings.items()}
         names = dict.fromkeys(row["arm"] for row in content["students"])
         tables = {name: _table(name, [row for row in content["students"] if row["arm"] == name]) for name in names}
         return cls(Settings(**settings), tables, content["data"], content["environment"], content["times"])

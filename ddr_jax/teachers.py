@@ -39,8 +39,18 @@ class Teachers:
         """A fingerprint of all their weights."""
         return fingerprint(*jax.tree.leaves(self.variables))
 
+    @property
+    def count(self) -> int:
+        """T."""
+        return len(jax.tree.leaves(self.variables)[0])
 
-def load_teachers(*paths: str | os.PathLike, real: RealData, student: str = "ConvNet-3", width: int = 128) -> Teachers:
+    @property
+    def parameters(self) -> int:
+        """How many numbers one teacher consists of, running statistics included."""
+        return sum(leaf[0].size for leaf in jax.tree.leaves(self.variables))
+
+
+def load_teachers(*paths: str | os.PathLike, real: RealData, student: Any = "ConvNet-3", width: int = 128) -> Teachers:
     """Reads teachers of one architecture, one from each file.
 
     A file is a .safetensors as an evaluation keeps it, or a PyTorch state dict of the same network, .safetensors or
@@ -50,7 +60,8 @@ def load_teachers(*paths: str | os.PathLike, real: RealData, student: str = "Con
         InputError: if a file is missing, is no such file, or holds other weights than the network `student` of
             that width has for the real data's images and classes.
     """
-    nets.check(student, real.image_shape)
+    nets.check(student, real.image_shape, real.num_classes)
+    name_of_student = student if isinstance(student, str) else type(student).__name__
     net = nets.build(student, width=width, num_classes=real.num_classes)
     expected = _flatten(jax.eval_shape(lambda: nets.init(net, jax.random.key(0), real.image_shape)))
     each = [_ours(_read(Path(path)), net, real.image_shape) for path in paths]
@@ -60,7 +71,7 @@ def load_teachers(*paths: str | os.PathLike, real: RealData, student: str = "Con
             want, got = (getattr(expected.get(name), "shape", "none"), shapes.get(name, "none"))
             if want != got:
                 raise InputError(
-                    f"{path}: the teacher's {name} has shape {got}, but {student} of width {width} for "
+                    f"{path}: the teacher's {name} has shape {got}, but {name_of_student} of width {width} for "
                     f"{real.name} has {want}: name the architecture and data that it was trained with"
                 )
     return Teachers.of(net, each)

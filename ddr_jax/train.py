@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from ddr_jax import augment, nets, optim, teachers
-from ddr_jax.losses import LOSSES, soften
+from ddr_jax.losses import LOSSES, mse_gt, soften
 from ddr_jax.protocol import Augmentation, Protocol
 
 Array = jax.Array | np.ndarray
@@ -42,6 +42,9 @@ class Program:
     augment: Augmentation | None
     loss: str
     teacher: Any = None
+    clock: str = "epoch"
+    warmup: int = 0
+    fresh_at_drop: bool = False
 
     @classmethod
     def of(cls, protocol: Protocol, num_classes: int, teacher: Any = None) -> Program:
@@ -56,11 +59,18 @@ class Program:
             augment=protocol.augment,
             loss=protocol.loss,
             teacher=teacher if protocol.labels == "teacher" else None,
+            clock=protocol.clock,
+            warmup=protocol.warmup,
+            fresh_at_drop=protocol.fresh_at_drop,
         )
 
-    def facts(self) -> dict[str, str]:
-        """Every field as text, the same for equal programs in every process."""
-        return {name: repr(getattr(self, name)) for name in self.__dataclass_fields__}
+    def facts(self, image_shape: tuple[int, ...]) -> dict[str, str]:
+        """Every field as text, the same for equal programs in every process; networks by what they compute."""
+        texts = {name: repr(getattr(self, name)) for name in self.__dataclass_fields__}
+        texts["net"] = nets.digest(self.net, image_shape)
+        if self.teacher is not None:
+            texts["teacher"] = nets.digest(self.teacher, image_shape)
+        return texts
 
 
 class Student(NamedTuple):
@@ -77,19 +87,25 @@ class Student(NamedTuple):
     momentum: jax.Array
     temperature: jax.Array
     loss_scale: jax.Array
+    mse_weight: jax.Array
+    ce_weight: jax.Array
     augment: jax.Array  # bool
 
 
 class TrainingData(NamedTuple):
     """What students learn from, shared by all of them.
 
-    `images` (D, N, H, W, K) and `targets` (D', N, C) probabilities, each student taking one of each;
-    `teachers` the stacked variables of the networks that label batches, or None.
+    `images` (D, N, H, W, K) and `targets` (D', N, C) probabilities, each student taking one of each. Where the loss
+    is MSE-GT targets are (D', N, 2 C): probabilities of the true class, and after them label logits.
+    `teachers` are the stacked variables of the networks that label batches, or None. `mean` and `std` (K,) say how
+    the images were normalised, for augmentations of pixels.
     """
 
     images: Array
     targets: Array
     teachers: Any = None
+    mean: Array | float = 0.0
+    std: Array | float = 1.0
 
 
 class HeldOut(NamedTuple):
@@ -148,23 +164,38 @@ def train_step(
     """One step on the images at `index` (B,); `key` is for their augmentation, and for dropout where a net has it."""
     images, targets = data.images[student.images, index], data.targets[student.targets, index]
     if program.augment is not None:
-        augmented = partial(augment.apply, key, config=program.augment)
+        augmented = partial(augment.apply, key, config=program.augment, mean=data.mean, std=data.std)
         images, targets = jax.lax.cond(student.augment, augmented, lambda *batch: batch, images, targets)
     if program.teacher is not None:
-        targets = soften(teachers.mean_logits(program.teacher, data.teachers, images), student.temperature)
+        targets = _relabelled(program, student, data, images, targets)
 
     def loss(params):
         logits, variables = nets.apply_train(
             program.net, {**state.variables, "params": params}, images, jax.random.fold_in(key, DROPOUT)
         )
-        losses = LOSSES[program.loss](logits, targets, student.temperature)
-        return student.loss_scale * losses.mean(), variables
+        return student.loss_scale * _losses(program, student, logits, targets).mean(), variables
 
     gradients, variables = jax.grad(loss, has_aux=True)(state.variables["params"])
     optimizer = _optimizer(program, student, data)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.variables["params"])
     params = optax.apply_updates(state.variables["params"], updates)
     return State({**variables, "params": params}, opt_state)
+
+
+def _relabelled(program, student, data, images, targets):
+    """What the teachers say of a batch, as targets of the program's loss."""
+    logits = teachers.mean_logits(program.teacher, data.teachers, images)
+    if program.loss != "mse_gt":
+        return soften(logits, student.temperature)
+    truth, _ = jnp.split(targets, 2, axis=-1)
+    return jnp.concatenate([truth, logits], axis=-1)
+
+
+def _losses(program, student, logits, targets):
+    if program.loss != "mse_gt":
+        return LOSSES[program.loss](logits, targets, student.temperature)
+    truth, label_logits = jnp.split(targets, 2, axis=-1)
+    return mse_gt(logits, label_logits, truth, student.mse_weight, student.ce_weight)
 
 
 def test(program: Program, state: State, data: HeldOut, batch_size: int) -> tuple[jax.Array, jax.Array]:
@@ -187,6 +218,10 @@ def _optimizer(program: Program, student: Student, data: TrainingData) -> optax.
         lr=student.lr,
         momentum=student.momentum,
         weight_decay=student.weight_decay,
-        schedule=optim.schedule(program.schedule, epochs=program.epochs, step_size=program.step_size),
+        schedule=optim.schedule(
+            program.schedule, epochs=program.epochs, step_size=program.step_size, warmup=program.warmup
+        ),
         steps_per_epoch=steps,
+        clock=program.clock,
+        fresh_every=program.step_size if program.fresh_at_drop else None,
     )

@@ -3,7 +3,7 @@
 Letters for shapes, here and everywhere:
     D sets   R learning rates   S seeds   P students in a population   E evaluation points
     N training images   M evaluation images   B batch   C classes   K channels   H, W sides
-Images are (N, H, W, K) float32, normalised: (pixel in [0, 1] − mean) / std per channel.
+Images are (N, H, W, K) float32, normalised: (pixel in [0, 1] − mean) / std per channel; or whitened.
 Accuracies are fractions in [0, 1].
 """
 
@@ -13,8 +13,12 @@ import difflib
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from ddr_jax.whitening import Whitening
 
 MANY = 12  # names that an error message lists beside a near one, at most
 
@@ -32,7 +36,7 @@ class InputWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Split:
-    """Labelled images of one split: images (N, H, W, K) float32 normalised, labels (N,) int32."""
+    """Labelled images of one split: images (N, H, W, K) float32 normalised or whitened, labels (N,) int32."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -49,6 +53,7 @@ class RealData:
     (see `datasets.with_validation`, `datasets.without_validation`).
     `mean` and `std` are (K,) float32, in units of pixels in [0, 1].
     `flips` says whether a mirrored image keeps its class (false for digits).
+    `whitening` is what made the images of pixels in place of `mean` and `std`, or None.
     """
 
     name: str
@@ -59,6 +64,7 @@ class RealData:
     std: np.ndarray
     num_classes: int
     flips: bool
+    whitening: Whitening | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -71,7 +77,7 @@ class RealData:
 class DistilledSets:
     """D distilled sets of one shape, checked against the real data they stand for.
 
-    `images` (D, N, H, W, K) float32 normalised; `labels` (D, N) int32 hard labels;
+    `images` (D, N, H, W, K) float32, normalised or whitened as the real data; `labels` (D, N) int32 hard labels;
     `soft_labels` (D, N, C) float32 logits, or None where the files hold none; `names` (D,).
     """
 

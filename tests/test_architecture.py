@@ -10,15 +10,15 @@ import ddr_jax
 PACKAGE = Path(ddr_jax.__file__).parent
 FLOORS = (  # imports go from a later line to an earlier one
     ("types",),
-    ("files", "readers", "nets", "losses", "metrics", "intervals", "optim"),
-    ("protocol", "folders"),
-    ("datasets",),
-    ("distilled", "teachers", "readout", "augment"),
-    ("train", "store"),
+    ("files", "readers", "nets", "losses", "metrics", "intervals", "optim", "sampling", "costs"),
+    ("protocol", "folders", "whitening"),
+    ("datasets", "presets", "recipes", "randaugment"),
+    ("distilled", "coresets", "teachers", "readout", "compare", "stability", "augment", "ddranking_configs"),
+    ("train", "store", "configs"),
     ("population", "report"),
     ("provenance", "result"),
-    ("arms", "demo"),
-    ("evaluate",),
+    ("arms", "demo", "comparison"),
+    ("evaluate", "options"),
     ("cli",),
 )
 

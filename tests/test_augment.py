@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.ndimage
 from absl.testing import parameterized
 
 from ddr_jax import augment, protocol
-from ddr_jax.protocol import DSA
+from ddr_jax.protocol import DSA, Chain, Crop, DCAugmentation, Mixup, PatchShuffle, RandAugment
+from ddr_jax.types import InputError
 
 # two of the original's six images; per image: NCHW, at the strengths of DSA's defaults
 GOLDEN = np.load(Path(__file__).parent / "goldens" / "dsa.npz")
@@ -60,6 +62,7 @@ class TestOperationsAgainstTheOriginal(chex.TestCase):
         assert np.abs(first - other).max() > 0.1
 
 
+_apply = jax.jit(augment.apply, static_argnames="config")
 _dsa = jax.jit(augment.dsa, static_argnames="config")
 
 
@@ -79,8 +82,8 @@ def test_registries_hold_the_protocols_operations_and_modes():
 @pytest.mark.parametrize("name", protocol.AUGMENTATIONS)
 def test_every_augmentation_changes_images_and_only_mixtures_change_targets(name):
     images, targets = _images(6, 8, 8, 3), jnp.eye(6)
-    config = protocol.AUGMENTATIONS[name]()
-    changed, mixed = augment.apply(jax.random.key(2), images, targets, config)
+    config = Chain((Crop(), PatchShuffle())) if name == "chain" else protocol.AUGMENTATIONS[name]()
+    changed, mixed = _apply(jax.random.key(2), images, targets, config)
     chex.assert_equal_shape([images, changed])
     assert np.abs(changed - images).max() > 0.1
     np.testing.assert_allclose(mixed.sum(-1), 1, atol=1e-6)
@@ -387,3 +390,114 @@ def test_random_resized_crops_stay_inside_and_go_everywhere():
     first, last = cropped[:, 0, 0], cropped[:, -1, -1]
     np.testing.assert_array_equal(last - first, 3)
     assert {tuple(corner) for corner in first.astype(int).tolist()} == {(r, c) for r in range(5) for c in range(5)}
+
+
+@pytest.mark.parametrize(
+    "config", [DCAugmentation(), Chain((PatchShuffle(), RandAugment(num_ops=1)))], ids=["dc", "chain"]
+)
+def test_vmapped_students_augment_like_lone_ones(config):
+    images, targets, keys = _images(4, 8, 8, 3), jnp.eye(4), jax.random.split(jax.random.key(20), 3)
+
+    def train(key, augmented):  # as training has it: a traced switch, and steps in a loop
+        def step(index, batch):
+            change = partial(augment.apply, jax.random.fold_in(key, index), config=config)
+            return jax.lax.cond(augmented, change, lambda *batch: batch, *batch)
+
+        return jax.lax.fori_loop(0, 2, step, (images, targets))
+
+    together = jax.jit(jax.vmap(train))(keys, jnp.array([True, True, False]))
+    alone = jax.jit(train)(keys[1], True)
+    chex.assert_trees_all_close([x[1] for x in together], list(alone), atol=1e-5)
+    chex.assert_trees_all_equal([x[2] for x in together], [images, targets])
+    chex.assert_type(alone, jnp.float32)
+    assert np.abs(alone[0] - images).max() > 0.1
+
+
+def _like_scipy(image, degrees, fill):
+    turned = scipy.ndimage.rotate(image, degrees, axes=(0, 1), cval=fill)
+    h, w, _ = image.shape
+    top, left = (turned.shape[0] - h) // 2, (turned.shape[1] - w) // 2
+    return turned[top : top + h, left : left + w]
+
+
+@pytest.mark.parametrize("side", [9, 28])
+def test_spline_rotation_is_the_centre_of_scipys(side):
+    degrees = np.array([-90, -45, -31, -1, 0, 7, 30, 44, 90, 133, 180])
+    images = np.asarray(_images(len(degrees), side, side, 2))
+    turned = jax.jit(augment.spline_rotate)(images, degrees, 0.7)
+    expected = [_like_scipy(image, turn, 0.7) for image, turn in zip(images, degrees.tolist(), strict=True)]
+    np.testing.assert_allclose(turned, expected, atol=1e-4)
+
+
+def test_nearest_scale_is_centred_and_zero_around():
+    image = jnp.arange(1.0, 5.0)[None, :, None, None] * jnp.ones((1, 4, 4, 1))
+
+    def column(size):
+        return augment.nearest_scale(image, jnp.array([size]), jnp.array([4]))[0, :, 1, 0].tolist()
+
+    assert column(4) == [1, 2, 3, 4]
+    assert column(2) == [0, 1, 3, 0]
+    assert column(3) == [1, 2, 3, 0]  # old pixels 0, 1 (4/3) and 2 (8/3)
+    assert column(8) == [2, 2, 3, 3]  # the middle of 1 1 2 2 3 3 4 4
+    assert column(5) == [1, 1, 2, 3]  # of 1 1 2 3 4
+
+
+def test_each_image_gets_one_of_dcs_operations_equally_often():
+    # of these values crops add the mean, 2, scales nothing but 0, turns values between them
+    images = jnp.tile(jnp.ones((12, 12, 1)).at[3:9, 3:9].set(5.0), (1500, 1, 1, 1))
+    changed = np.asarray(jax.jit(partial(augment.dc, config=DCAugmentation(crop=3)))(jax.random.key(21), images))
+    padded = np.pad(images[0, :, :, 0], 3, constant_values=2.0)
+    windows = np.stack([padded[r : r + 12, c : c + 12] for r in range(6) for c in range(6)])
+    matches = np.isclose(changed[:, None, :, :, 0], windows, atol=1e-5).all(axis=(2, 3))
+    assert matches.any(axis=0).all()  # anywhere but the last row and column of places
+    unchanged = matches[:, 21]  # a crop in 36, a turn in 90, and a few scales
+    cropped = matches.any(axis=1) & ~unchanged
+    scaled = np.isin(changed, (0.0, 1.0, 5.0)).all(axis=(1, 2, 3)) & ~unchanged
+    turned = ~cropped & ~scaled & ~unchanged
+    assert not (cropped & scaled).any()
+    for happened, chance in [(cropped, 35 / 36 / 3), (turned, 89 / 90 / 3)]:
+        assert abs(happened.mean() - chance) < 4 * np.sqrt(chance * (1 - chance) / 1500)
+
+
+def test_dc_fills_with_means_of_the_batch():
+    # flat images, of 0 and of (2, 6): crops fill with their channels' means, turns with the mean of those
+    images = jnp.tile(jnp.zeros((2, 9, 9, 2)).at[1].set(jnp.array([2.0, 6.0])), (40, 1, 1, 1))
+    changed = jax.jit(partial(augment.dc, config=DCAugmentation()))(jax.random.key(0), images)
+    assert set(np.unique(changed[::2].round(4)).tolist()) == {0.0, 1.0, 2.0, 3.0}
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_patches_are_permuted_whole_and_anew_for_each_image(factor):
+    image, (h, w) = np.arange(72.0).reshape(6, 12, 1), (6 // factor, 12 // factor)
+    images = augment.patch_shuffle(jax.random.key(22), jnp.tile(image, (500, 1, 1, 1)), factor)
+
+    def patches(image):
+        return {image[r : r + h, c : c + w].tobytes() for r in range(0, 6, h) for c in range(0, 12, w)}
+
+    assert all(patches(shuffled) == patches(image.astype(np.float32)) for shuffled in np.asarray(images))
+    rows = np.asarray(images)[:, :, 0, 0] // 12  # columns and rows of patches change places whole
+    assert (np.asarray(images)[:, :, :, 0] // 12 == rows[:, :, None]).all()
+    firsts, counts = np.unique(images[:, 0, 0, 0], return_counts=True)
+    assert len(firsts) == factor**2
+    assert (abs(counts - 500 / factor**2) < 4 * np.sqrt(500 / factor**2)).all()
+
+
+def test_sides_that_patches_do_not_divide_are_refused():
+    with pytest.raises(InputError, match="8 × 9 pixels cannot be cut into 2 × 2"):
+        _apply(jax.random.key(0), _images(2, 8, 9, 1), jnp.eye(2), PatchShuffle())
+
+
+def test_chain_is_its_steps_with_keys_of_their_own():
+    images, targets, key = _images(5, 8, 8, 3), jnp.eye(5), jax.random.key(23)
+    first, second = jax.random.split(key)
+    one_by_one = augment.apply(second, *augment.apply(first, images, targets, PatchShuffle()), Mixup())
+    chained = augment.apply(key, images, targets, Chain((PatchShuffle(), Mixup())))
+    chex.assert_trees_all_equal(chained, one_by_one)
+
+
+def test_normalisation_reaches_randaugment_inside_a_chain():
+    pixels, mean, std = jax.random.uniform(jax.random.key(24), (6, 8, 8, 3)), np.full(3, 0.5), np.array([0.2, 0.3, 0.4])
+    config = Chain((RandAugment(), Crop()))
+    plain, _ = _apply(jax.random.key(25), pixels - 0.5, jnp.eye(6), config, np.full(3, 0.5), np.ones(3))
+    changed, _ = _apply(jax.random.key(25), (pixels - mean) / std, jnp.eye(6), config, mean, std)
+    chex.assert_trees_all_close(changed * std, plain, atol=1e-5)

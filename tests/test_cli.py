@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import ddr_jax as ddr
-from ddr_jax import cli, datasets, protocol
+from ddr_jax import cli, datasets, options, presets, protocol
 
 QUICK = ["--student", "ConvNet-1", "--width", "4", "--epochs", "2", "--real-epochs", "1", "--seeds", "2"]
 DEVICES = ["--devices", "2"]  # as many as conftest made
@@ -68,8 +68,8 @@ def test_the_same_command_twice_gives_the_same_json_but_for_times(saved):
     saved()
     arguments = ("accuracy", "mine.npz", "--real", "digits", *QUICK, *DEVICES)
     contents = []
-    for options in ((), ("--no-store",), ()):
-        assert run(*arguments, "--out", "r.json", *options) == 0
+    for given in ((), ("--no-store",), ()):
+        assert run(*arguments, "--out", "r.json", *given) == 0
         contents.append(json.loads(Path("r.json").read_text()))
     times = [content.pop("times") for content in contents]
     assert contents[0] == contents[1] == contents[2]
@@ -84,14 +84,14 @@ def test_several_sets_are_scored_in_one_call(saved):
 
 
 def test_options_reach_the_settings(saved):
-    options = (
+    given = (
         *("--lr", "0.1", "0.2", "--weight-decay", "0.001", "--momentum", "0.5", "--schedule", "step"),
         *("--step-size", "7", "--batch-size", "8", "--optimizer", "sgd", "--labels", "teacher", "--loss", "kl"),
         *("--temperature", "3", "--scale-loss", "--augment", "dsa", "--dsa-strategy", "color_crop"),
         *("--real-lr", "0.3", "--real-epochs", "4", "--weight", "0.25", "--teachers", "2", "--readout", "best"),
     )
-    command = cli._parse(["lrs", saved(), "--real", "digits", *options])
-    settings = cli._settings(command, flips=False)
+    command = options.parse(["lrs", saved(), "--real", "digits", *given])
+    settings = options.settings(command, flips=False)
     protocol = ddr.Protocol(
         lr=(0.1, 0.2),
         weight_decay=0.001,
@@ -111,14 +111,14 @@ def test_options_reach_the_settings(saved):
     assert (settings.weight, settings.teachers, settings.scores) == (0.25, 2, ("lrs",))
 
 
-@pytest.mark.parametrize("option", ["optimizer", "schedule", "labels", "loss", "readout"])
+@pytest.mark.parametrize("option", ["optimizer", "schedule", "clock", "labels", "loss", "readout"])
 def test_choices_are_those_of_the_protocol(option):
     registry = {"loss": "LOSSES", "labels": "LABELS"}.get(option, f"{option}s".upper())
-    assert get_args(get_type_hints(cli.Evaluation)[option]) == getattr(protocol, registry)
+    assert get_args(get_type_hints(options.Evaluation)[option]) == getattr(protocol, registry)
 
 
 def test_augmentations_are_those_of_the_protocol():
-    assert get_args(cli.Augment) == ("none", *protocol.AUGMENTATIONS)
+    assert get_args(options.Augment) == ("none", *protocol.NAMED_AUGMENTATIONS)
 
 
 def test_sets_and_labels_may_come_in_files_of_their_own(saved):
@@ -140,9 +140,61 @@ def test_sets_and_labels_may_come_in_files_of_their_own(saved):
 
 
 def test_digits_are_not_flipped_unless_asked():
-    command = cli._parse(["ars", "x.npz", "--real", "digits"])
-    assert "flip" not in cli._settings(command, flips=False).protocol.augment.operations
-    assert "flip" in cli._settings(command, flips=True).protocol.augment.operations
+    command = options.parse(["ars", "x.npz", "--real", "digits"])
+    assert "flip" not in options.settings(command, flips=False).protocol.augment.operations
+    assert "flip" in options.settings(command, flips=True).protocol.augment.operations
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_every_preset_is_reached_and_any_option_beside_it_wins(name):
+    arguments = ["lrs", "x.npz", "--real", "digits", "--preset", name]
+    settings = options.settings(options.parse(arguments))
+    assert settings.protocol == presets.preset(name)
+    settings = options.settings(options.parse([*arguments, "--epochs", "7", "--augment", "crop", "--hard-lr", "0.5"]))
+    assert (settings.protocol.epochs, settings.hard_lr) == (7, (0.5,))
+    assert settings.protocol.augment == protocol.Crop()
+    unflipped = options.settings(options.parse(arguments), flips=False).protocol.augment
+    assert unflipped == protocol.unflipped(presets.preset(name).augment)
+
+
+def test_the_configuration_beside_a_result_repeats_it(saved, capsys):
+    given = ("--augment", "dsa", "--dsa-strategy", "color_crop", "--lr", "0.1", "--real-augment", "method")
+    assert run("lrs", saved(), "--real", "digits", *QUICK, *DEVICES, *given, "--out", "r.json") == 0
+    assert "Configuration: r.yaml" in capsys.readouterr().out
+    assert run("lrs", "--config", "r.yaml", *DEVICES, "--out", "again.json") == 0
+    first, second = (json.loads(Path(name).read_text()) for name in ("r.json", "again.json"))
+    assert second["times"]["students_trained"] == 0
+    assert first | {"times": {}} == second | {"times": {}}
+    assert Path("r.yaml").read_text().replace("r.yaml", "again.yaml") == Path("again.yaml").read_text()
+    assert run("lrs", "--config", "r.yaml", "--weight", "0.25", *DEVICES, "--out", "other.json") == 0
+    assert json.loads(Path("other.json").read_text())["settings"]["weight"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("command", "demo", "given"),
+    [
+        ("lrs", "demo_lrs_hard.yaml", ()),
+        ("lrs", "demo_lrs_soft.yaml", ()),
+        ("ars", "demo_ars.yaml", ()),
+    ],
+)
+def test_the_demo_configurations_of_ddranking_run(saved, capsys, command, demo, given):
+    # as they are, but for a small dataset, student and length in place of theirs
+    small = ("--real", "digits", "--student", "ConvNet-1", "--width", "4", "--epochs", "2", "--real-epochs", "1")
+    config = Path(__file__).parent / "configs" / demo
+    name = saved(**_ten_per_class())
+    assert run(command, name, "--config", config, *small, "--seeds", "1", *DEVICES, "--out", "r.json", *given) == 0
+    settings = ddr.load_result("r.json").settings
+    assert settings.protocol.readout == "best"
+    assert settings.percent
+    assert settings.random_lr == presets.DDRANKING_GRID
+    assert "%" in capsys.readouterr().out
+
+
+def _ten_per_class():
+    train = datasets.load_dataset("digits").train
+    index = np.concatenate([np.flatnonzero(train.labels == c)[:10] for c in range(10)])
+    return {"images": train.images[index], "labels": train.labels[index]}
 
 
 @pytest.mark.parametrize(
@@ -166,7 +218,14 @@ def test_digits_are_not_flipped_unless_asked():
         (["lrs", "mine.npz", "--real", "digits", "--lr", "-1"], "expected finite and above 0"),
         (["lrs", "mine.npz", "--real", "digits", "--labels", "soft"], "holds no soft_labels"),
         (["lrs", "mine.npz", "--real", "digits", "--real-accuracy", "98"], "divide percentages by 100"),
-        (["ars", "mine.npz", "--real", "digits", "--augment", "none"], "augment is none"),
+        (["lrs", "mine.npz", "--real", "digits", "--hard-augment"], "augment is none"),
+        (["lrs", "mine.npz", "--real", "digits", "--preset", "dsaa"], "did you mean 'dsa'"),
+        (["lrs", "mine.npz", "--real", "digits", "--config", "no.yaml"], "no.yaml"),
+        (["lrs", "mine.npz", "--real", "digits", "--ipc", "10"], "ipc is 10, but mine has 2 to 2 images per class"),
+        (["lrs", "mine.npz", "--real", "digits", "--real-recipe"], "no recipe for ConvNet-3 on digits"),
+        (["lrs", "mine.npz", "--real", "digits", "--real-accuracy", "known"], "give a number to --real-accuracy"),
+        (["lrs", "bare.npz", "--real", "digits", "--space", "zca"], "--zca"),
+        (["lrs", "mine.npz", "--real", "digits", "--zca", "kornia", "--augment", "randaugment"], "works on pixels"),
         (["ars", "mine.npz", "--real", "digits", "--augment", "crop", "--dsa-strategy", "color"], "choose dsa"),
         (["ars", "mine.npz", "--real", "digits", "--dsa-strategy", "crap"], "did you mean 'crop'"),
         (
@@ -181,6 +240,7 @@ def test_digits_are_not_flipped_unless_asked():
 )
 def test_a_mistake_is_one_message_with_status_2_and_leaves_earlier_results(saved, capsys, arguments, message):
     saved()
+    saved("bare.npz", space=None)
     saved("wide.npz", images=np.full((20, 9, 9, 1), -1, np.float32))
     saved("beyond.npz", labels=np.arange(20) % 11)
     saved("nan.npz", images=np.full((20, 8, 8, 1), np.nan, np.float32))

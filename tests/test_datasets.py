@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from ddr_jax import datasets
-from ddr_jax.datasets import load_dataset, random_subset, with_validation, without_validation
-from ddr_jax.types import InputError, InputWarning, RealData, Split
+from ddr_jax.datasets import DATASETS, load_dataset, random_subset, with_validation, without_validation
+from ddr_jax.types import InputError, InputWarning, RealData, Split, fingerprint
+from ddr_jax.whitening import fit
 
 CIFAR_MEAN = np.float32([0.4914, 0.4822, 0.4465])
 CIFAR_STD = np.float32([0.2023, 0.1994, 0.2010])
@@ -407,38 +408,140 @@ def test_val_that_lacks_classes_is_refused(tmp_path):
         load_dataset(folder)
 
 
+def write_class_positions(folder, classes):
+    """An image, 9×6, for each class in train and val: its red and green say the class's position."""
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 6, 3), np.uint8)
+    for split in ("train", "val"):
+        for i in range(classes):
+            (folder / split / f"n{i:08d}").mkdir(parents=True)
+            pixels[..., :2] = divmod(i, 256)
+            Image.fromarray(pixels).save(folder / split / f"n{i:08d}" / "a.png")
+
+
+def class_positions(split):
+    red, green, _ = np.moveaxis(split.images[:, 1, 1] * [0.229, 0.224, 0.225] + [0.485, 0.456, 0.406], -1, 0)
+    return np.rint(255 * (256 * red + green)).astype(int).tolist()
+
+
 @pytest.fixture(scope="module")
 def imagenet(tmp_path_factory):
-    """A thousand class folders, of which those of the subset squawk hold a 9×6 image whose red is its position."""
     root = tmp_path_factory.mktemp("imagenet")
-    for split in ("train", "val"):
-        for i in range(1000):
-            (root / split / f"n{i:08d}").mkdir(parents=True)
-        for i in datasets._KNOWN["imagesquawk"].tree.chosen:
-            image = np.random.default_rng(i).integers(0, 256, (9, 6, 3), np.uint8)
-            image[..., 0] = i
-            Image.fromarray(image).save(root / split / f"n{i:08d}" / "a.png")
+    write_class_positions(root, 1000)
     return root
 
 
-def test_imagenets_subsets_number_their_classes_in_their_own_order(imagenet):
-    real = load_dataset("imagesquawk", data_dir=imagenet, size=3)
-    reds = (real.test.images[..., 0] * 0.229 + 0.485) * 255
-    np.testing.assert_allclose(reds[:, 1, 1], [84, 130, 88, 144, 145, 22, 96, 9, 100, 89], atol=1e-3)
-    np.testing.assert_array_equal(real.train.labels, np.arange(10))
-    assert (real.name, real.num_classes, real.image_shape) == ("imagesquawk", 10, (3, 3, 3))
+# Every dataset as it is published, against the table of DD-Ranking 0.2.0
+
+IMAGENET = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+TREES = {  # side, classes
+    "tinyimagenet": (64, range(200)),
+    "imagenet1k": (224, range(1000)),
+    "imagenette": (128, (0, 217, 482, 491, 497, 566, 569, 571, 574, 701)),
+    "imagewoof": (128, (193, 182, 258, 162, 155, 167, 159, 273, 207, 229)),
+    "imagemeow": (128, (281, 282, 283, 284, 285, 291, 292, 290, 289, 287)),
+    "imagesquawk": (128, (84, 130, 88, 144, 145, 22, 96, 9, 100, 89)),
+    "imagefruit": (128, (953, 954, 949, 950, 951, 957, 952, 945, 943, 948)),
+    "imageyellow": (128, (309, 986, 954, 951, 987, 779, 599, 291, 72, 11)),
+}
+SMALL = {  # shape, mean, std, mirrored images keep their class
+    "digits": ((8, 8, 1), None, None, False),
+    "mnist": ((28, 28, 1), [0.1307], [0.3081], False),
+    "fashion_mnist": ((28, 28, 1), [0.2860], [0.3530], True),
+    "svhn_cropped": ((32, 32, 3), [0.4377, 0.4438, 0.4728], [0.1980, 0.2010, 0.1970], False),
+    "cifar10": ((32, 32, 3), CIFAR_MEAN, CIFAR_STD, True),
+    "cifar100": ((32, 32, 3), [0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762], True),
+}
 
 
-def test_imagenets_subsets_are_128_by_default(imagenet):
-    assert load_dataset("imagesquawk", data_dir=imagenet).image_shape == (128, 128, 3)
+def test_the_tables_below_name_every_dataset():
+    assert {*TREES, *SMALL} == set(DATASETS)
 
 
-@pytest.mark.parametrize("name", [name for name, known in datasets._KNOWN.items() if known.tree])
-def test_imagenets_family_lists_classes_of_its_tree_once(name):
-    tree = datasets._KNOWN[name].tree
-    if tree.chosen is not None:
-        assert len(set(tree.chosen)) == 10
-        assert 0 <= min(tree.chosen) <= max(tree.chosen) < tree.classes == 1000
+@pytest.fixture
+def published(tmp_path, idx_folder, cifar_folders, imagenet):
+    """Brings a small dataset of a name into its published form: the arguments of `load_dataset` that find it."""
+
+    def place(name):
+        if name == "tinyimagenet":
+            write_class_positions(tmp_path / "tiny-imagenet-200", 200)
+        if name.endswith("mnist"):
+            content = arrays((28, 28))
+            write_idx(idx_folder / "train-images-idx3-ubyte.gz", content["x_train"])
+            write_idx(idx_folder / "t10k-images-idx3-ubyte.gz", content["x_test"])
+            return name, {"data_dir": idx_folder}
+        if name == "svhn_cropped":  # published as .mat; tensorflow-datasets reads it
+            np.savez(tmp_path / "svhn_cropped.npz", **arrays((32, 32, 3)))
+            return tmp_path / "svhn_cropped.npz", {}
+        return name, {"data_dir": imagenet if name in TREES and name != "tinyimagenet" else tmp_path}
+
+    return place
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_dataset_is_read_with_its_size_constants_and_classes(published, name):
+    source, arguments = published(name)
+    if name == "imagenet1k":  # at 224 pixels a second and a gigabyte
+        assert datasets._KNOWN[name].tree.size == TREES[name][0]
+        arguments["size"] = 3
+    real = load_dataset(source, **arguments)
+    if name in TREES:
+        side, classes = TREES[name]
+        side = arguments.get("size", side)
+        (mean, std), shape, flips = IMAGENET, (side, side, 3), True
+        assert class_positions(real.train) == class_positions(real.test) == list(classes)
+        np.testing.assert_array_equal(real.test.labels, np.arange(len(classes)))
+    else:
+        shape, mean, std, flips = SMALL[name]
+    assert (real.name, real.image_shape, real.flips) == (name, shape, flips)
+    if mean is not None:
+        np.testing.assert_array_equal([real.mean, real.std], np.float32([mean, std]))
+
+
+def lay_out_as_published(folder):
+    """`val` as Tiny ImageNet's archive has it: all images in one folder, their classes in a list."""
+    (folder / "val" / "images").mkdir()
+    lines = []
+    for i, path in enumerate(sorted(folder.glob("val/*/*.png"))):
+        path.rename(folder / "val" / "images" / f"val_{i}.png")
+        lines.insert(0, f"val_{i}.png\t{path.parent.name}\t0\t32\t44\t62\n")
+    for empty in set(folder.glob("val/*")) - {folder / "val" / "images"}:
+        empty.rmdir()
+    (folder / "val" / "val_annotations.txt").write_text("".join(lines))
+    (folder / "test" / "images").mkdir(parents=True)
+
+
+def test_tiny_imagenet_is_read_as_it_is_published(tmp_path):
+    folder = tmp_path / "tiny-imagenet-200"
+    write_class_positions(folder, 200)
+    for path in folder.glob("train/*"):
+        (path / "images").mkdir()
+        (path / "a.png").rename(path / "images" / "a.png")
+        (path / "boxes.txt").touch()
+    sorted_by_hand = load_dataset("tinyimagenet", data_dir=tmp_path)
+    lay_out_as_published(folder)
+    real = load_dataset("tinyimagenet", data_dir=tmp_path)
+    assert class_positions(real.test) == real.test.labels.tolist() == list(range(200))[::-1]
+    np.testing.assert_array_equal(real.train.images, sorted_by_hand.train.images)
+    by_path = load_dataset(folder)
+    assert (by_path.image_shape, by_path.validation) == ((9, 6, 3), None)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: "", r"val_annotations\.txt: lists no images"),
+        (lambda text: text + "val_3.png\n", r"line 13 must begin with .* got 'val_3.png'"),
+        (lambda text: text.replace("eel", "fox"), r"line 1 must begin with .*a class that train has too.*png fox'"),
+        (lambda text: text.replace("val_7", "val_77"), r"val_77\.png: no such file"),
+    ],
+)
+def test_list_of_classes_that_does_not_fit_is_refused(tmp_path, damage, message):
+    folder = write_tree(tmp_path / "pets", COLOURS)
+    lay_out_as_published(folder)
+    listed = folder / "val" / "val_annotations.txt"
+    listed.write_text(damage(listed.read_text()))
+    with pytest.raises(InputError, match=message):
+        load_dataset(folder)
 
 
 def test_named_tree_needs_all_its_class_folders_and_a_place(tmp_path):
@@ -514,6 +617,36 @@ def test_without_validation_train_has_all_images():
     assert len(merged.train.images) == 30
     np.testing.assert_array_equal(merged.train.labels, real.train.labels[merged.train.images.ravel().astype(int)])
     assert without_validation(real) is real
+
+
+def test_whitened_data_stay_so_when_splits_are_made_and_merged(saved):
+    plain, real = load_dataset(saved()), load_dataset(saved(), zca="kornia")
+    assert plain.whitening is None
+    held = with_validation(real)
+    assert held.whitening is without_validation(held).whitening is real.whitening
+    assert fingerprint(real.train.images) != fingerprint(plain.train.images)
+
+
+@pytest.mark.parametrize("kind", ["kornia", "kip"])
+def test_whitening_of_data_is_fitted_to_train_and_applied_to_every_split(saved, kind):
+    extra = arrays(seed=1)
+    path = saved("cifar10", x_validation=extra["x_train"], y_validation=extra["y_train"])
+    real = load_dataset(path, zca=kind)
+    pixels = {
+        "train": arrays()["x_train"] / 255,
+        "validation": extra["x_train"] / 255,
+        "test": arrays()["x_test"] / 255,
+    }
+    fitted = fit(pixels["train"], kind)
+    for split, images in pixels.items():
+        np.testing.assert_allclose(getattr(real, split).images, fitted.apply(images), atol=1e-5)
+        np.testing.assert_allclose(real.whitening.apply(images), getattr(real, split).images, atol=1e-5)
+    np.testing.assert_array_equal(real.mean, CIFAR_MEAN)
+
+
+def test_unknown_whitening_is_refused_before_anything_is_read():
+    with pytest.raises(InputError, match="unknown ZCA whitening 'korna': did you mean 'kornia'"):
+        load_dataset("nowhere", zca="korna")
 
 
 def test_random_subset_is_class_major_without_repeats():

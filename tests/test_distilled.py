@@ -1,3 +1,4 @@
+import dataclasses
 import warnings
 
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from PIL import Image
 from ddr_jax.datasets import load_dataset
 from ddr_jax.distilled import Distilled, load_distilled, prepare, save_distilled
 from ddr_jax.types import InputError, InputWarning, RealData, Split
+from ddr_jax.whitening import fit
 
 MEAN, STD = np.float32([0.5, 0.4, 0.3]), np.float32([0.2, 0.25, 0.1])
 LABELS = np.repeat(np.arange(3), 2)
@@ -399,6 +401,55 @@ def test_normalised_images_that_look_like_pixels_give_a_warning():
     with pytest.warns(InputWarning, match="made: declares normalised images, but.*from 0 to 1, as pixels have"):
         sets = prepare(made(PIXELS, space="normalised"), REAL)
     np.testing.assert_array_equal(sets.images[0], PIXELS)
+
+
+# Whitened real data
+
+
+WHITENING = fit(RNG.uniform(size=(50, 4, 5, 3)), "kornia")
+WHITENED = dataclasses.replace(REAL, whitening=WHITENING)
+
+
+def test_whitened_sets_stay_as_they_are_against_whitened_data():
+    np.testing.assert_array_equal(prepare(made(space="zca"), WHITENED).images[0], IMAGES)
+
+
+@pytest.mark.parametrize("pixels", [PIXELS, np.uint8(255 * PIXELS)])
+def test_pixels_are_whitened_as_the_real_data(pixels):
+    twice = np.stack([pixels, pixels[::-1]])
+    sets = prepare(made(twice, [LABELS, LABELS], space="pixels"), WHITENED)
+    expected = WHITENING.apply(pixels / np.float32(255) if pixels.dtype == np.uint8 else pixels)
+    np.testing.assert_allclose(sets.images, [expected, expected[::-1]], atol=1e-5)
+    np.testing.assert_array_equal(twice[0], pixels)
+
+
+@pytest.mark.parametrize("constants", [{}, {"mean": np.float32([0.1, 0.2, 0.6]), "std": np.float32([0.3, 0.2, 0.4])}])
+def test_normalised_sets_become_pixels_and_then_whitened(constants):
+    mean, std = constants.get("mean", MEAN), constants.get("std", STD)
+    images = np.moveaxis((PIXELS - mean) / std, -1, 1)
+    sets = prepare(made(images, space="normalised", **constants), WHITENED)
+    np.testing.assert_allclose(sets.images[0], WHITENING.apply(PIXELS), atol=1e-5)
+
+
+def test_undeclared_uint8_images_are_pixels_against_whitened_data_too():
+    images = np.uint8(255 * PIXELS)
+    np.testing.assert_array_equal(
+        prepare(made(images), WHITENED).images, prepare(made(images, space="pixels"), WHITENED).images
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "real", "message"),
+    [
+        (made(space="zca"), REAL, "declares ZCA-whitened images, but the real data made is not whitened.*--zca kornia"),
+        (made(), WHITENED, "made is ZCA-whitened; declare the space.*--space zca, .*else pixels or normalised"),
+        (made(PIXELS), WHITENED, "made is ZCA-whitened; declare the space"),
+        (made(np.uint8(255 * PIXELS), space="zca"), WHITENED, "declares zca images, which cannot be uint8"),
+    ],
+)
+def test_sets_and_real_data_that_are_not_whitened_alike_are_refused(file, real, message):
+    with pytest.raises(InputError, match=f"made: .*{message}"):
+        prepare(file, real)
 
 
 # Labels

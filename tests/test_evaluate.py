@@ -9,7 +9,8 @@ import ddr_jax as ddr
 from ddr_jax import arms, demo, metrics, population, train
 from ddr_jax.datasets import without_validation
 from ddr_jax.distilled import Distilled
-from ddr_jax.protocol import AUGMENTATIONS, DSA, LABELS, Protocol, augmentation
+from ddr_jax.protocol import DSA, LABELS, NAMED_AUGMENTATIONS, Protocol, augmentation
+from ddr_jax.types import Split
 
 PROTOCOL = Protocol(student="ConvNet-1", width=4, epochs=2, lr=0.1, augment=DSA())
 REAL = Protocol(student="ConvNet-1", width=4, epochs=2, lr=0.1)
@@ -29,6 +30,23 @@ def protocol(**changes) -> Protocol:
 
 def settings(*scores, seeds=2, **options) -> ddr.Settings:
     return ddr.Settings(scores, **{"protocol": PROTOCOL, "real_protocol": REAL} | options, seeds=seeds)
+
+
+@pytest.fixture(scope="module")
+def few_digits():
+    """A hundred real digits of each split, and a set of two per class with both kinds of labels."""
+    real = ddr.load_dataset("digits")
+    few = {
+        name: Split(split.images[:100], split.labels[:100])
+        for name, split in vars(real).items()
+        if isinstance(split, Split)
+    }
+    labels = np.repeat(np.arange(10), 2)
+    rng = np.random.default_rng(0)
+    soft_labels = (rng.normal(size=(20, 10)) + 5 * np.eye(10)[labels]).astype(np.float32)
+    images = rng.normal(size=(20, 8, 8, 1)).astype(np.float32)
+    sets = Distilled("mine", images, labels, soft_labels, space="normalised", soft="logits")
+    return dataclasses.replace(real, **few), sets
 
 
 @pytest.fixture(scope="module")
@@ -220,14 +238,47 @@ def test_lrs_and_ars_together_need_at_most_four_training_programs(labels, real, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("labels", LABELS)
-@pytest.mark.parametrize("name", ["none", *AUGMENTATIONS])
-def test_every_score_runs_with_every_kind_of_labels_and_augmentation(real, labels, name):
-    scores = ("accuracy", "lrs") if name == "none" else ("accuracy", "lrs", "ars")
-    cell = protocol(labels=labels, augment=augmentation(name, flips=True), epochs=1)
-    result = ddr.score(distilled(soft=labels == "soft"), real, settings(*scores, protocol=cell, seeds=1))
+@pytest.mark.parametrize("name", ["none", *NAMED_AUGMENTATIONS])
+def test_every_score_runs_on_digits_with_every_kind_of_labels_and_augmentation(few_digits, labels, name):
+    real, sets = few_digits
+    scores = ("accuracy", "lrs", "ars")
+    cell = protocol(labels=labels, augment=augmentation(name, real.flips), epochs=1)
+    result = ddr.score(sets, real, settings(*scores, protocol=cell, seeds=1))
     assert set(scores) <= set(result.scores)
     assert result.diverged == 0
     assert ddr.Result.from_json(result.to_json()).to_json() == result.to_json()
+
+
+@pytest.mark.parametrize(("labels", "loss"), [("soft", "mse_gt"), ("teacher", "mse_gt"), ("soft", "kl")])
+def test_every_loss_scores(few_digits, labels, loss):
+    real, sets = few_digits
+    cell = protocol(labels=labels, loss=loss, epochs=1)
+    result = ddr.score(sets, real, settings("lrs", protocol=cell, seeds=1))
+    assert set(result.scores) == {"hlr", "ior", "lrs"}
+    assert result.diverged == 0
+
+
+def test_hard_and_random_arms_may_have_rates_and_augmentation_of_their_own(real):
+    soft = settings(
+        "lrs",
+        protocol=protocol(labels="soft", readout="best"),
+        hard_lr=(0.01, 0.1),
+        random_lr=(0.01, 0.1, 0.2),
+        hard_augment=True,
+    )
+    result = ddr.score(distilled(soft=True), real, soft)
+    assert {name: len(table.lrs) for name, table in result.tables.items() if name[:4] in ("syn-", "rdm-")} == {
+        "syn-any": 1,
+        "syn-hard": 2,
+        "rdm-any": 3,
+    }
+    assert result.tables["syn-hard"].augmented
+    assert ddr.Result.from_json(result.to_json()).settings == result.settings
+
+
+def test_hard_arms_of_hard_labels_may_go_without_augmentation(real):
+    result = ddr.score(distilled(), real, settings("lrs", hard_augment=False))
+    assert (result.tables["syn-any"].augmented, result.tables["syn-hard"].augmented) == (True, False)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ddr_jax.intervals import bootstrap_interval, t_interval
+from ddr_jax.intervals import Components, bootstrap_interval, t_interval, variance_components
 from ddr_jax.types import InputError
 
 BOTH = pytest.mark.parametrize(
@@ -110,3 +110,44 @@ def test_values_and_level_are_checked(interval, values, level, message):
 def test_too_few_resamples_are_refused():
     with pytest.raises(InputError, match="resamples is 10"):
         bootstrap_interval([0.1, 0.2], seed=0, resamples=10)
+
+
+def test_variance_components_worked_by_hand():
+    # effects of sets ∓ 2, of seeds ∓ 1, rest ± 0.5: mean squares 2·(4 + 4) = 16, 2·(1 + 1) = 4, 4·0.25 = 1
+    values = [[-3 + 0.5, -1 - 0.5], [1 - 0.5, 3 + 0.5]]
+    assert variance_components(values) == Components(seed=1.5, set=7.5, rest=1.0)
+
+
+def test_variance_components_recover_those_of_many_sets_and_seeds():
+    rng = np.random.default_rng(6)
+    values = rng.normal(0, 3, (400, 1)) + rng.normal(0, 2, (1, 400)) + rng.normal(0, 1, (400, 400))
+    found = variance_components(values, random=rng.normal(0, np.sqrt(4 + 1 + 16), 400))
+    # a variance of n normal values has the relative standard error √(2 / n) = 7 %: four of them
+    np.testing.assert_allclose([found.set, found.seed, found.draw], [9, 4, 16], rtol=0.37)
+    np.testing.assert_allclose(found.rest, 1, rtol=0.02)
+
+
+def test_variance_components_are_never_negative():
+    # seeds differ in opposite directions on two sets: less between seeds' means than rest alone would give
+    found = variance_components([[0, 1], [1, 0]], random=[0.5, 0.5])
+    assert (found.seed, found.set, found.draw) == (0, 0, 0)
+    assert found.rest == 1
+
+
+def test_a_single_set_leaves_all_to_the_seed():
+    found = variance_components([[1, 2, 3]], random=[0, 2, 4])
+    assert found == Components(seed=1, set=None, rest=None, draw=3)
+
+
+@pytest.mark.parametrize(
+    ("values", "random", "message"),
+    [
+        ([0.1, 0.2], None, "sets × seeds"),
+        ([[0.1], [0.2]], None, "two seeds or more"),
+        ([[0.1, np.inf]], None, "not all finite"),
+        ([[0.1, 0.2]], [0.1, 0.2, 0.3], r"random has shape \(3,\)"),
+    ],
+)
+def test_variance_components_need_sets_by_seeds(values, random, message):
+    with pytest.raises(InputError, match=message):
+        variance_components(values, random)

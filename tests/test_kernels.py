@@ -42,8 +42,29 @@ def test_fast_convolution_equals_the_plain_one_with_both_gradients(float64, batc
     chex.assert_trees_all_close(fast, plain, rtol=1e-12, atol=1e-12)
 
 
-def test_gradient_of_a_gradient_equals_the_plain_convolutions(float64):
-    x, kernel = normal(13, 4, 4, 2), normal(3, 3, 2, 3, seed=1)
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (2, 5), (4, 2), (3, 3)])
+@pytest.mark.parametrize(("inputs", "outputs"), [(1, 3), (3, 5), (4, 128), (3, 128)])
+def test_convolution_of_every_formulation_equals_the_plain_one_with_both_gradients(float64, size, inputs, outputs):
+    x, kernel = normal(kernels.CHUNK + 3, *size, inputs), normal(3, 3, inputs, outputs, seed=1)
+    fast, plain = (value_and_pullback(f, x, kernel) for f in (kernels.fast_conv3x3, kernels.plain_conv3x3))
+    chex.assert_trees_all_close(fast, plain, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("side", "inputs", "outputs", "operation"), [(2, 32, 32, "dot("), (3, 32, 32, "b01f_01io"), (8, 3, 32, "8,8,4]")]
+)
+def test_each_shape_gets_its_formulation(side, inputs, outputs, operation):
+    images, kernel = jnp.ones((4, side, side, inputs)), jnp.ones((3, 3, inputs, outputs))
+    fast, plain = (
+        jax.jit(f).lower(images, kernel).compile().as_text() for f in (kernels.fast_conv3x3, kernels.plain_conv3x3)
+    )
+    assert operation in fast
+    assert (operation in plain) == (operation == "b01f_01io")
+
+
+@pytest.mark.parametrize("side", [2, 4])
+def test_gradient_of_a_gradient_equals_the_plain_convolutions(float64, side):
+    x, kernel = normal(13, side, side, 2), normal(3, 3, 2, 3, seed=1)
 
     def sharpness(conv):
         slope = jax.grad(lambda x, k: (conv(x, k) ** 3).sum(), argnums=1)

@@ -19,7 +19,7 @@ SCHEDULES = np.load(GOLDENS / "schedules.npz")
 CONSTANT = optim.schedule("constant", epochs=10, step_size=5)
 
 
-def _weights(lr, momentum=0.9, weight_decay=5e-4, schedule=CONSTANT, steps_per_epoch=1, name="sgd"):
+def _weights(lr, momentum=0.9, weight_decay=5e-4, schedule=CONSTANT, steps_per_epoch=1, name="sgd", **options):
     """The weights after each of the goldens' ten gradients: (10, 5, 3)."""
     optimizer = optim.optimizer(
         name,
@@ -28,6 +28,7 @@ def _weights(lr, momentum=0.9, weight_decay=5e-4, schedule=CONSTANT, steps_per_e
         weight_decay=weight_decay,
         schedule=schedule,
         steps_per_epoch=steps_per_epoch,
+        **options,
     )
 
     def step(carry, gradient):
@@ -88,6 +89,44 @@ def test_rate_changes_once_per_epoch():
     moves = np.diff(weights, axis=0, prepend=OPTIMIZERS["w0"][None])
     rates = np.array([0.1] * 4 + [0.01] * 4 + [0.001] * 2)[:, None, None]
     np.testing.assert_allclose(moves, -rates * OPTIMIZERS["grads"], atol=1e-6)
+
+
+def _rates(schedule, clock, steps_per_epoch=2):
+    """The rate of each of the ten steps, from what they move (momentum 0)."""
+    plain = {"momentum": 0.0, "weight_decay": 0.0, "steps_per_epoch": steps_per_epoch}
+    weights = _weights(1.0, schedule=schedule, clock=clock, **plain)
+    moves = np.diff(weights, axis=0, prepend=OPTIMIZERS["w0"][None])
+    return (-moves / OPTIMIZERS["grads"]).reshape(10, -1).mean(-1)
+
+
+def test_rate_changes_with_every_step_if_that_is_the_clock():
+    # five epochs of two steps: half a cosine from 1, at halves of an epoch
+    rates = _rates(optim.schedule("cosineannealing", epochs=5, step_size=1), "step")
+    np.testing.assert_allclose(rates, 0.5 * (1 + np.cos(np.pi * np.arange(10) / 10)), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("clock", "risen"), [("epoch", [0.5, 0.5, 1, 1]), ("step", [0.25, 0.5, 0.75, 1])], ids=["epoch", "step"]
+)
+def test_warm_up_rises_evenly_and_the_schedule_has_the_rest(clock, risen):
+    rates = _rates(optim.schedule("step", epochs=5, step_size=2, warmup=2), clock)
+    np.testing.assert_allclose(rates, [*risen, 1, 1, 1, 1, 0.1, 0.1], rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_a_forgetful_optimizer_starts_afresh_and_keeps_the_time(name):
+    # three steps an epoch, afresh after two epochs: from there on as a new one that starts with those weights
+    schedule = optim.schedule("step", epochs=10, step_size=2)
+    options = {"name": name, "schedule": schedule, "steps_per_epoch": 3}
+    forgetful, usual = _weights(0.01, fresh_every=2, **options), _weights(0.01, **options)
+    chex.assert_trees_all_equal(forgetful[:6], usual[:6])
+    assert np.abs(forgetful[6:] - usual[6:]).max() > 1e-5
+    fresh = optim.optimizer(name, lr=0.001, momentum=0.9, weight_decay=5e-4, schedule=CONSTANT, steps_per_epoch=1)
+    weights, state = forgetful[5], fresh.init(forgetful[5])
+    for gradient, expected in zip(OPTIMIZERS["grads"][6:], forgetful[6:], strict=True):
+        updates, state = fresh.update(gradient, state, weights)
+        weights = optax.apply_updates(weights, updates)
+        chex.assert_trees_all_close(weights, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)

@@ -27,6 +27,8 @@ def students(count: int) -> Student:
         momentum=0.9 * ramp,
         temperature=1 + ramp,
         loss_scale=1 + ramp,
+        mse_weight=ramp,
+        ce_weight=1 - ramp,
         augment=jnp.arange(count) % 2 == 0,
     )
 

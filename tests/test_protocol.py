@@ -4,19 +4,26 @@ import json
 import pytest
 
 from ddr_jax.protocol import (
-    AUGMENTATIONS,
     DSA,
+    NAMED_AUGMENTATIONS,
     OPERATIONS,
+    Chain,
     Crop,
     CutMix,
+    DCAugmentation,
+    Described,
     Mixup,
+    PatchShuffle,
     Protocol,
+    RandAugment,
     ResizedCrop,
     augmentation,
+    augmentation_from_dict,
     from_dict,
     hard,
     real,
     to_dict,
+    unflipped,
 )
 from ddr_jax.types import InputError
 
@@ -51,6 +58,13 @@ def test_protocols_hash_by_value():
         ({"step_size": 0}, "step_size is 0"),
         ({"labels": "soft", "temperature": 0.0}, "temperature is 0.0"),
         ({"temperature": 4.0}, "labels are hard, which have none"),
+        ({"clock": "steps"}, "did you mean 'step'"),
+        ({"epochs": 5, "warmup": 5}, "warmup is 5; expected .* fewer than all 5"),
+        ({"loss": "mse_gt"}, "labels are hard: train with soft"),
+        ({"loss": "mse_gt", "labels": "soft", "temperature": 4.0}, "mse_gt has no temperature"),
+        ({"loss": "mse_gt", "labels": "soft", "mse_weight": 0.0}, "both 0"),
+        ({"ce_weight": -1.0}, "ce_weight is -1.0"),
+        ({"fresh_at_drop": True, "schedule": "cosine"}, "choose step"),
         ({"epochs": 5, "test_every": 6}, "test_every is 6 epochs, but a training is 5 long"),
     ],
 )
@@ -79,6 +93,10 @@ def test_hard_and_real_protocols_keep_what_is_not_about_labels():
     assert real(soft, epochs=10) == expected
 
 
+def test_hard_labels_have_no_squared_error_of_logits():
+    assert hard(Protocol(labels="soft", loss="mse_gt")).loss == "ce"
+
+
 def test_a_strategy_names_operations():
     assert DSA.from_strategy("color_crop").operations == ("color", "crop")
 
@@ -96,14 +114,42 @@ def test_dsa_needs_an_operation():
         DSA(operations=())
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("name", NAMED_AUGMENTATIONS)
 def test_a_protocol_survives_a_round_trip_through_json(name):
     original = Protocol(augment=augmentation(name, flips=True), lr=(0.1, 0.2), step_size=3)
     assert from_dict(json.loads(json.dumps(to_dict(original)))) == original
 
 
-def test_a_plain_protocol_survives_too():
-    assert from_dict(json.loads(json.dumps(to_dict(Protocol())))) == Protocol()
+@pytest.mark.parametrize(
+    "original",
+    [Protocol(), Protocol(augment=Chain((PatchShuffle(), ResizedCrop(scale=(0.5, 1.0)), CutMix(mix_targets=False))))],
+)
+def test_a_plain_and_a_chained_protocol_survive_too(original):
+    assert from_dict(json.loads(json.dumps(to_dict(original)))) == original
+
+
+def test_a_module_survives_as_its_text():
+    class Mine:
+        def __repr__(self):
+            return "Mine(width=3)"
+
+    described = from_dict(json.loads(json.dumps(to_dict(Protocol(student=Mine())))))
+    assert described.student == Described("Mine(width=3)")
+    assert from_dict(to_dict(described)) == described
+
+
+@pytest.mark.parametrize(
+    ("plain", "message"),
+    [
+        ({"kind": "dsaa"}, "Unknown kind of augmentation 'dsaa': did you mean 'dsa'"),
+        ({"rotate": 15}, "Unknown kind of augmentation 'None'"),
+        ({"kind": "dsa", "ratio_rotate": 15}, "Unknown field of the augmentation dsa 'ratio_rotate'.*'rotate'"),
+        ({"kind": "chain", "steps": [{"kind": "crop", "paddin": 2}]}, "'paddin': did you mean 'padding'"),
+    ],
+)
+def test_an_augmentation_that_is_no_augmentation_is_refused(plain, message):
+    with pytest.raises(InputError, match=message):
+        augmentation_from_dict(plain)
 
 
 def test_an_augmentation_is_known_by_name():
@@ -122,6 +168,10 @@ def test_an_augmentation_is_known_by_name():
         (CutMix, {"beta": -1.0}, "beta is -1.0"),
         (Crop, {"padding": 0}, "padding is 0"),
         (Crop, {"flip": 2.0}, "flip is 2.0"),
+        (Chain, {"steps": ()}, "one augmentation or more"),
+        (DCAugmentation, {"scale": 1.0}, "scale is 1.0"),
+        (RandAugment, {"magnitude": 31}, "magnitude is 31; expected from 0 to 30"),
+        (PatchShuffle, {"factor": 1}, "factor is 1"),
         (ResizedCrop, {"scale": (0.5, 0.1)}, "the least first"),
         (ResizedCrop, {"ratio": (0.0, 1.0)}, "two positive numbers"),
     ],
@@ -132,5 +182,8 @@ def test_an_impossible_augmentation_is_refused(kind, fields, message):
 
 
 def test_classes_that_a_mirror_changes_are_not_flipped():
-    assert DSA.for_classes(flips=True).operations == OPERATIONS
-    assert set(OPERATIONS) - set(DSA.for_classes(flips=False).operations) == {"flip"}
+    assert augmentation("dsa", flips=True).operations == OPERATIONS
+    assert set(OPERATIONS) - set(augmentation("dsa", flips=False).operations) == {"flip"}
+    chain = Chain((PatchShuffle(), ResizedCrop(), CutMix()))
+    assert unflipped(chain) == Chain((PatchShuffle(), ResizedCrop(flip=0.0), CutMix()))
+    assert unflipped(None) is None

@@ -1,8 +1,10 @@
+import dataclasses
+
 import chex
 import numpy as np
 import pytest
 
-from ddr_jax.readout import read
+from ddr_jax.readout import Choice, Rate, choices, optimism, read
 from ddr_jax.types import ArmTable, InputError
 
 
@@ -55,3 +57,40 @@ def test_best_takes_the_best_epoch_and_rate_on_test_for_each_seed():
     reading = read(table(TEST), "best")
     chex.assert_trees_all_close(reading.accuracy, np.array([[0.9, 0.6]]))
     np.testing.assert_array_equal(reading.rate, [[0, 0]])
+
+
+def test_optimism_is_what_choosing_epoch_and_rate_on_test_adds():
+    # best over epochs and rates: 0.9 and 0.6; last epoch of the rate that validation chooses: 0.7 and 0.4
+    chex.assert_trees_all_close(optimism(table(TEST, VALIDATION)), np.array([[0.2, 0.2]]))
+
+
+def test_nothing_to_choose_gives_no_optimism():
+    np.testing.assert_array_equal(optimism(table(np.array(TEST)[:, :1, :, -1:])), [[0, 0]])
+
+
+def _grid(means, lrs=(0.1, 0.2, 0.3)) -> ArmTable:
+    validation = np.asarray(means, float)[..., None, None]
+    return dataclasses.replace(table(np.zeros_like(validation), validation), lrs=lrs)
+
+
+def test_a_choice_inside_the_grid_has_both_neighbours():
+    (choice,) = choices(_grid([[0.5, 0.7, 0.6]]))
+    assert choice == Choice("a", Rate(0.2, 0.7), Rate(0.1, 0.5), Rate(0.3, 0.6), None)
+
+
+@pytest.mark.parametrize(("means", "edge"), [([0.7, 0.6, 0.5], "lowest"), ([0.5, 0.6, 0.7], "highest")])
+def test_a_choice_at_an_end_of_the_grid_says_which(means, edge):
+    (choice,) = choices(_grid([means]))
+    assert choice.edge == edge
+    assert (choice.below if edge == "lowest" else choice.above) is None
+
+
+def test_neighbours_are_those_of_the_sorted_grid_and_each_set_has_its_own():
+    first, second = choices(_grid([[0.5, 0.7, 0.6], [0.9, 0.7, 0.6]], lrs=(0.2, 0.3, 0.1)))
+    assert (first.chosen.lr, first.edge, first.below) == (0.3, "highest", Rate(0.2, 0.5))
+    assert (second.chosen.lr, second.edge, second.above) == (0.2, None, Rate(0.3, 0.7))
+
+
+def test_a_lone_rate_is_no_grid_and_has_no_edge():
+    (choice,) = choices(table(np.array(TEST)[:, :1]))
+    assert choice == Choice("a", Rate(0.1, None), None, None, None)

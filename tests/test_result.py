@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from ddr_jax import report
+from ddr_jax import metrics, report
 from ddr_jax.protocol import DSA, Protocol
 from ddr_jax.result import Result, Settings, load_result
 from ddr_jax.types import ArmTable, DistilledSets, InputError
@@ -37,7 +37,11 @@ def result(scores=("lrs", "ars"), sets=2, lost=0, **settings) -> Result:
             scores, Protocol(augment=DSA()), Protocol(), **{"seeds": 2, "key": ("fry", (0, 0))} | settings
         ),
         tables={arm: table(arm, rows, lost) for arm, rows in arms.items()},
-        data={"real": {"name": "other"}, "sets": [{"name": name, "label_order": "by class"} for name in "ab"[:sets]]},
+        data={
+            "real": {"name": "other", "classes": 10},
+            "sets": [{"name": name, "label_order": "by class", "shape": [20, 8, 8, 1]} for name in "ab"[:sets]],
+            "teachers": None,
+        },
         environment={"jax": "0"},
     )
 
@@ -159,7 +163,8 @@ def test_a_missing_result_is_refused(tmp_path):
         ({"weight": 1.5}, "weight is 1.5"),
         ({"level": 95}, "level is 95"),
         ({"real_accuracy": 84.8}, "divide percentages by 100"),
-        ({"scores": ("ars",), "protocol": Protocol()}, "augment is none"),
+        ({"baseline": "herdin"}, "did you mean 'herding'"),
+        ({"hard_augment": True, "protocol": Protocol()}, "augment is none"),
     ],
 )
 def test_impossible_settings_are_refused(options, message):
@@ -179,3 +184,24 @@ def test_the_picture_is_a_png(tmp_path, real, channels):
 def test_json_numbers_are_finite(tmp_path):
     result().save(tmp_path / "r.json")
     json.loads((tmp_path / "r.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_the_cost_of_a_set_stands_under_its_scores():
+    assert result().costs.labels_stored == 20
+    assert "Cost of a set: images 1.28 kB (uint8) or 5.12 kB (float32); hard labels 20 B" in str(result())
+
+
+def test_percentages_are_shown_and_fractions_kept():
+    percent = result(percent=True)
+    assert percent.to_json()["arms"] == result().to_json()["arms"]
+    shown = f"{100 * result().accuracies['syn-any'].sets['a'].mean:.2f} %"
+    assert shown in str(percent)
+    assert shown not in str(result())
+
+
+def test_the_originals_formula_of_percentages_is_shown_beside_ours():
+    scores = result(original_formula=True).scores
+    assert set(scores) == {*result().scores, "lrs_of_percentages", "ars_of_percentages"}
+    assert "LRS of 0.2.0" in str(result(original_formula=True))
+    one = metrics.of_percentages(metrics.normalise(np.float64([-1.0, 0.0, 0.05])))
+    np.testing.assert_allclose(one, [lrs(-100), lrs(0), lrs(5)], atol=1e-6)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ddr_jax import nets
+from ddr_jax.nets.names import find
 from ddr_jax.types import InputError
 
 SHAPE = (12, 8, 3)
@@ -14,7 +15,7 @@ SHAPE = (12, 8, 3)
 
 def student(name, image_shape=SHAPE):
     """A network and variables in which every array differs."""
-    width = {"width": 8} if nets.NETS[name].has_width else {}
+    width = {"width": 8} if find(name).has_width else {}
     net = nets.build(name, num_classes=4, **width)
     shapes = jax.eval_shape(lambda: nets.init(net, jax.random.key(0), image_shape))
     leaves, structure = jax.tree.flatten(shapes)
@@ -23,7 +24,8 @@ def student(name, image_shape=SHAPE):
 
 
 @pytest.mark.parametrize(
-    "name", ["MLP", "ConvNet-2-BN", "ConvNet-2-LN", "ConvNet-2-NN", "AlexNet", "ResNet-10-BN-ImageNet"]
+    "name",
+    ["MLP", "ConvNet-2-BN", "ConvNet-2-LN", "ConvNet-2-NN", "ConvNet-2-LN-GAP", "AlexNet", "ResNet-10-BN-ImageNet"],
 )
 def test_variables_come_back_from_a_state_dict_unchanged(name):
     net, variables = student(name)
@@ -35,6 +37,8 @@ def test_variables_come_back_from_a_state_dict_unchanged(name):
     ("name", "image_shape", "tensors"),
     [
         ("ConvNet-2-NN", SHAPE, {"features.0.weight": (8, 3, 3, 3), "features.3.weight": (8, 8, 3, 3)}),
+        ("ConvNet-2-NN-nopool", SHAPE, {"features.2.weight": (8, 8, 3, 3), "classifier.weight": (4, 8 * 12 * 8)}),
+        ("ConvNet-2-BN-sigmoid-GAP", SHAPE, {"features.5.running_var": (8,), "classifier.weight": (4, 8)}),
         ("ConvNet-2-LN", SHAPE, {"features.1.weight": (8, 12, 8), "features.5.bias": (8, 6, 4)}),
         ("LeNet", (32, 32, 3), {"features.3.weight": (16, 6, 5, 5), "fc_1.weight": (120, 400), "fc_3.bias": (4,)}),
         ("ResNet-18-AP", SHAPE, {"layer2.0.shortcut.0.weight": (128, 64, 1, 1), "layer2.0.shortcut.2.bias": (128,)}),

@@ -1,3 +1,5 @@
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -25,6 +27,7 @@ ZERO, ZERO_WEIGHTS = OneRowPerImage(), {"params": {"rows": np.zeros((1, 10, 2), 
 
 def student(**changes) -> Student:
     numbers = {"lr": 1.0, "weight_decay": 0.0, "momentum": 0.0, "temperature": 1.0, "loss_scale": 1.0}
+    numbers |= {"mse_weight": 1.0, "ce_weight": 0.0}
     fields = {
         "key": jax.random.key(0),
         "images": jnp.int32(0),
@@ -117,6 +120,34 @@ def test_the_teacher_labels_the_augmented_batch_at_the_students_temperature():
     # gradient of the cross-entropy at zero logits: (softmax(0) − softmax(teacher / 2)) / 2, averaged over ten images
     expected = -(0.5 - jax.nn.softmax(logits / 2)) / 2 / 10
     chex.assert_trees_all_close(rows, expected, atol=1e-6)
+
+
+def test_squared_errors_of_logits_are_weighed_against_the_true_classes():
+    # at zero logits s: d/ds of w · mean_c (s − t)² is −w t (two classes), of v · cross-entropy v (1/2 − p)
+    truth, logits = np.float32([[1, 0]] * 10), np.float32([[3.0, -1.0]] * 10)
+    protocol = Protocol(epochs=1, labels="soft", loss="mse_gt", schedule="constant")
+    who = student(mse_weight=jnp.float32(0.5), ce_weight=jnp.float32(2.0))
+    data = one_hot_images(10)._replace(targets=np.concatenate([truth, logits], -1)[None])
+    rows = run(program(protocol, OneRowPerImage()), who, data, 1).variables["params"]["rows"]
+    expected = (0.5 * logits - 2 * (0.5 - truth)) / 10
+    chex.assert_trees_all_close(rows, expected, atol=1e-6)
+    labelled = Program(**{**vars(program(protocol, OneRowPerImage())), "teacher": OneRowPerImage()})
+    by_teacher = data._replace(
+        targets=np.concatenate([truth, 0 * logits], -1)[None], teachers={"params": {"rows": logits[None]}}
+    )
+    rows = run(labelled, who, by_teacher, 1).variables["params"]["rows"]
+    chex.assert_trees_all_close(rows, expected, atol=1e-6)
+
+
+def test_momentum_is_forgotten_at_the_drop_if_asked():
+    protocol = Protocol(epochs=3, batch_size=10, step_size=2, fresh_at_drop=True)
+    tiny = student(lr=jnp.float32(1e-3), momentum=jnp.float32(0.9))  # gradients stay those at zero weights
+    rows = [
+        run(program(p, OneRowPerImage()), tiny, one_hot_images(10), 3).variables["params"]["rows"][0, 0]
+        for p in (protocol, dataclasses.replace(protocol, fresh_at_drop=False))
+    ]
+    # two steps of 1 and 1.9, then a tenth of 1, or of 2.71
+    np.testing.assert_allclose(rows[0] / rows[1], (2.9 + 0.1) / (2.9 + 0.271), rtol=1e-3)
 
 
 def test_mixtures_mix_targets_that_teachers_then_replace():

@@ -1,4 +1,4 @@
-"""The students' networks, by name; nothing outside this room imports flax.linen.
+"""The students' networks, by name or as modules of the user's; nothing outside this room imports flax.linen.
 
 Names are read and checked without jax (`check`, `names.NETS`); the rest is loaded at its first use.
 """
@@ -6,12 +6,13 @@ Names are read and checked without jax (`check`, `names.NETS`); the rest is load
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ddr_jax.nets.names import NETS, Entry, check
+from ddr_jax.nets import names
+from ddr_jax.nets.names import NETS, Entry
 
 if TYPE_CHECKING:
-    from ddr_jax.nets.students import Variables, apply, apply_train, build, embed, init
+    from ddr_jax.nets.students import Variables, apply, apply_train, build, digest, embed, init
     from ddr_jax.nets.torch_weights import from_torch, to_torch
 
 __all__ = [
@@ -22,11 +23,23 @@ __all__ = [
     "apply_train",
     "build",
     "check",
+    "digest",
     "embed",
     "from_torch",
     "init",
     "to_torch",
 ]
+
+
+def check(student: Any, image_shape: tuple[int, ...], num_classes: int | None = None) -> None:
+    """Raise InputError unless `student`, a network's name or a flax.linen module, takes (H, W, K) images.
+
+    Nothing is computed. A module must also give as many logits as there are classes, if their number is given.
+    """
+    if isinstance(student, str):
+        names.check(student, image_shape)
+    else:
+        import_module("ddr_jax.nets.students").check_module(student, image_shape, num_classes)
 
 
 def __getattr__(name: str):

@@ -11,7 +11,7 @@ from ddr_jax.nets import kernels, layers, names
 class LeNet(layers.Classifier):
     """Two 5×5 convolutions, each with ReLU and 2×2 max pool, two hidden layers and a linear layer.
 
-    Images over 32 pixels meet a first convolution of stride 2; one-channel 28-pixel digits are padded to 32.
+    Images over 32 pixels meet a first convolution of stride 2; one-channel ones from 28 on get a border of 2 pixels.
     """
 
     torch_head = "fc_3"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from functools import partial
 
 from ddr_jax.types import InputError, nearest
@@ -15,7 +17,7 @@ HALVE: Window = (2, 2, 0)
 
 @dataclass(frozen=True)
 class Entry:
-    """One network of the registry: adding a network is adding an `Entry` to `NETS`.
+    """One network: adding one to the registry is adding an `Entry` to `NETS`.
 
     `target` is "package.module:Class" of a linen module whose fields are `num_classes`, those in `settings`
     and, where `has_width`, `width`, and whose `__call__(images, train)` gives logits; `embed(images, train)`
@@ -29,8 +31,12 @@ class Entry:
 
 
 def border(image_shape: Shape) -> int:
-    """Rows and columns of zeros on each side: 2 make one-channel 28-pixel digits 32 pixels wide, else 0."""
-    return 2 if tuple(image_shape) == (28, 28, 1) else 0
+    """Rows and columns of zeros on each side: 2 of one-channel images from 28 pixels on, which makes 28 to 32, else 0.
+
+    PyTorch ddranking, written for 28 pixels, pads every one-channel image so; smaller digits are left as they are.
+    """
+    height, width, channels = image_shape
+    return 2 if channels == 1 and min(height, width) >= 28 else 0
 
 
 def first_stride(image_shape: Shape) -> int:
@@ -71,6 +77,13 @@ def torchvision_alexnet_windows(image_shape: Shape) -> tuple[Window, ...]:
 # PyTorch ddranking's name without a suffix means instance norm, and so it does here.
 NORM_SUFFIXES = {"": "IN", "-IN": "IN", "-BN": "BN", "-LN": "LN", "-GN": "GN", "-NN": "NN"}
 COMMON = {suffix: norm for suffix, norm in NORM_SUFFIXES.items() if norm in ("IN", "BN")}
+# What a ConvNet's name may say after its depth, each thing once and in any order: ConvNet-3-BN-sigmoid-maxpool-GAP.
+CONVNET_WORDS: dict[str, tuple[str, str | bool]] = {
+    **{suffix[1:]: ("norm", norm) for suffix, norm in NORM_SUFFIXES.items() if suffix},
+    **{word: ("activation", word) for word in ("relu", "sigmoid", "leakyrelu")},
+    **{word: ("pooling", word) for word in ("avgpool", "maxpool", "nopool")},
+    "GAP": ("global_pool", True),
+}
 VGGS = (11, 13, 16, 19)
 RESNETS = (18, 34, 50, 101, 152)
 
@@ -148,13 +161,71 @@ NETS: dict[str, Entry] = {
 }
 
 
+FAMILIES = {n.split("-")[0].lower(): n.split("-")[0] for n in (name.removeprefix("torchvision-") for name in NETS)}
+
+
 def find(name: str) -> Entry:
-    """The registry's entry of a network; raises InputError with the nearest name if there is none."""
-    if name not in NETS:
-        # Without a depth every depth is equally near; 3 is the one the field uses most.
-        likely = name if any(letter.isdigit() for letter in name) else f"{name}-3"
-        raise InputError(f"Unknown network {name!r}: {nearest(likely, NETS)}")
-    return NETS[name]
+    """The network of a name: of the registry, or a ConvNet with more of `CONVNET_WORDS` than are registered.
+
+    Raises InputError with the name that was probably meant, or if two words contradict one another.
+    """
+    if name in NETS:
+        return NETS[name]
+    base, words = _split(name)
+    if words and all(word in CONVNET_WORDS for word in words):
+        return _variant(name, NETS[base], words)
+    raise InputError(f"Unknown network {name!r}: {_hint(name)}")
+
+
+def _split(name: str) -> tuple[str, list[str]]:
+    """A name of the registry and no words, or a ConvNet's name and the words after its depth."""
+    family, *rest = name.split("-")
+    base = f"{family}-{rest[0]}" if rest else name
+    return (base, rest[1:]) if family == "ConvNet" and base in NETS and name not in NETS else (name, [])
+
+
+def _variant(name: str, entry: Entry, words: list[str]) -> Entry:
+    """The entry of a ConvNet with what the words say."""
+    said: dict[str, str | bool] = {}
+    for thing, value in (CONVNET_WORDS[word] for word in words):
+        if thing in said:
+            raise InputError(f"{name} names its {thing} twice: name it once")
+        said[thing] = value
+    windows = partial(halving_windows, times=0) if said.get("pooling") == "nopool" else entry.windows
+    return replace(entry, settings={**entry.settings, **said}, windows=windows)
+
+
+def _hint(name: str) -> str:
+    """The end of an error message about an unknown name: the one that was probably meant, or what there is."""
+    name = _respelt(name)
+    base, words = _split(name)
+    if words:
+        valid = {word.lower(): word for word in CONVNET_WORDS}
+        close = [get_close_matches(word.lower(), valid, n=1) for word in words]
+        if all(close):
+            return f"did you mean {'-'.join([base, *(valid[match] for (match,) in close)])!r}?"
+        return f"after its depth a ConvNet's name says some of {', '.join(CONVNET_WORDS)}"
+    if not name:
+        return (
+            f"there are {', '.join(FAMILIES.values())} with depths and norms; other networks are given as flax modules"
+        )
+    parts = sorted(name.lower().split("-"))
+    return nearest(next((n for n in NETS if sorted(n.lower().split("-")) == parts), name), NETS)
+
+
+def _respelt(name: str) -> str:
+    """The name with family and depth as the registry has them, the depth the nearest; empty without a known family."""
+    match = re.fullmatch(r"(torchvision-)?([a-z]+?)d?-?(\d*)([-_].*)?", name.lower().rstrip("-"))
+    close = get_close_matches(match[2], FAMILIES, n=1, cutoff=0.8) if match else []
+    if not match or not close:
+        return ""
+    family = (match[1] or "") + FAMILIES[close[0]]
+    after = (n.removeprefix(f"{family}-").split("-")[0] for n in NETS if n.startswith(f"{family}-"))
+    depths = [int(depth) for depth in after if depth.isdigit()]
+    # Without a depth every depth is equally near; these are the ones that the field uses most.
+    wanted = int(match[3] or {"convnet": 3, "resnet": 18}.get(close[0], 0))
+    depth = [str(min(depths, key=lambda depth: abs(depth - wanted)))] if depths else []
+    return "-".join([family, *depth, *([match[4][1:]] if match[4] else [])])
 
 
 def fits(entry: Entry, image_shape: Shape) -> bool:
@@ -167,11 +238,16 @@ def fits(entry: Entry, image_shape: Shape) -> bool:
     return True
 
 
+def check_shape(name: str, image_shape: Shape) -> None:
+    """Raise InputError, in which `name` is the network's, unless the shape is three sides of at least 1."""
+    if len(image_shape) != 3 or min(image_shape) < 1:
+        raise InputError(f"{name} needs images of (H, W, K), each at least 1, got {tuple(image_shape)}")
+
+
 def check(name: str, image_shape: Shape) -> None:
     """Raise InputError unless the network exists and leaves at least one pixel of (H, W, K) images."""
     entry = find(name)
-    if len(image_shape) != 3 or min(image_shape) < 1:
-        raise InputError(f"{name} needs images of (H, W, K), each at least 1, got {tuple(image_shape)}")
+    check_shape(name, image_shape)
     if fits(entry, image_shape):
         return
     height, width, channels = image_shape
@@ -185,14 +261,16 @@ def check(name: str, image_shape: Shape) -> None:
 
 
 def _offer(name: str, image_shape: Shape) -> str:
-    """The deepest network of the same family and norm that fits, or else ConvNet, or else MLP."""
+    """The deepest network of the same family, norm and words that fits, or else ConvNet, or else MLP."""
 
     def kind(name: str) -> list[str]:
         family, *rest = name.split("-")
         return [family, *rest[1:]]
 
-    for kin in (kind(name), ["ConvNet"]):
-        fitting = [n for n, entry in NETS.items() if kind(n) == kin and fits(entry, image_shape)]
+    base, words = _split(name)
+    for kin in (kind(base), ["ConvNet"]):
+        akin = ["-".join((n, *words)) for n in NETS if kind(n) == kin]
+        fitting = [n for n in akin if fits(find(n), image_shape)]
         if fitting:
             return fitting[-1] + (" or a shallower one" if len(fitting) > 1 else "")
     return "MLP"

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import import_module
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
-from ddr_jax.nets.names import find
-from ddr_jax.types import InputError
+from ddr_jax.nets.modules import Own, adapt
+from ddr_jax.nets.names import check_shape, find
+from ddr_jax.types import InputError, fingerprint
 
 # {"params": tree} and, with batch norm, {"batch_stats": tree}; all float32 as `init` makes them.
 Variables = dict[str, Any]
 
 DEFAULT_WIDTH = 128
+TRIAL = 2  # images, on which a module of the user's is tried
 
 
-def build(name: str, *, num_classes: int, width: int = DEFAULT_WIDTH) -> nn.Module:
-    """The network of a name, hashable by value: equal networks share a compiled program.
+def build(student: str | nn.Module, *, num_classes: int, width: int = DEFAULT_WIDTH) -> nn.Module:
+    """The network of a name, or a module of the user's made one; equal networks share a compiled program.
 
     `width` is the number of filters (ConvNet), of hidden units (MLP) or of features per token (ViT); the
-    other networks have widths of their own and take no other than the default. Raises InputError for an
-    unknown name, naming the nearest one, and for sizes that make no network.
+    other networks have widths of their own and take no other than the default. A module has its sizes already:
+    `check` says whether they are right. Raises InputError for an unknown name, naming the nearest one, for sizes
+    that make no network, and for modules that cannot be called as students are (see `modules.adapt`).
     """
+    return build_named(student, num_classes, width) if isinstance(student, str) else adapt(student)
+
+
+def build_named(name: str, num_classes: int, width: int) -> nn.Module:
+    """The network of a name."""
     entry = find(name)
     if num_classes < 2 or width < 1:
         raise InputError(f"{name} needs num_classes ≥ 2 and width ≥ 1, got {num_classes} and {width}")
@@ -65,3 +75,59 @@ def apply_train(
 def embed(net: nn.Module, variables: Variables, images: jax.Array) -> jax.Array:
     """Activations (N, F) before the last linear layer, in evaluation mode."""
     return cast(jax.Array, net.apply(variables, images, train=False, method="embed"))
+
+
+def check_module(module: nn.Module, image_shape: tuple[int, ...], num_classes: int | None = None) -> None:
+    """Raise InputError unless a module of the user's is a student of (H, W, K) images and C classes; computes nothing.
+
+    It must give floating logits (N, C) in both modes, and keep no variables but `params` and `batch_stats`.
+    """
+    net, name = adapt(module), type(module).__name__
+    check_shape(name, image_shape)
+    try:
+        variables, logits, trained = jax.eval_shape(partial(_trial, net, tuple(image_shape)), jax.random.key(0))
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{name} fails on images of {tuple(image_shape)}: {error}") from error
+    if "params" not in variables or not variables.keys() <= {"params", "batch_stats"}:
+        raise InputError(
+            f"{name} keeps variables in {', '.join(variables) or 'no collection'}: a student has params, and "
+            "batch_stats where it has batch norm"
+        )
+    for out in (logits, trained):
+        shape, dtype = getattr(out, "shape", None), getattr(out, "dtype", type(out).__name__)
+        classes = num_classes or (shape[-1] if shape else 0)
+        if shape != (TRIAL, classes) or not jnp.issubdtype(dtype, jnp.floating):
+            raise InputError(
+                f"{name} gives {dtype} of shape {shape} for {TRIAL} images of {tuple(image_shape)}: expected floating "
+                f"logits of shape ({TRIAL}, {num_classes or 'C'})"
+            )
+
+
+def digest(net: nn.Module, image_shape: tuple[int, ...]) -> str:
+    """What a network computes on (H, W, K) images, as text that is the same in every process.
+
+    Our own networks are their fields. A module of the user's is what it compiles to, because its fields say nothing
+    of its code.
+    """
+    if not isinstance(net, Own):
+        return repr(net)
+
+    def step(key):
+        variables, logits, _ = _trial(net, tuple(image_shape), key)
+
+        def total(params, images):
+            return apply_train(net, {**variables, "params": params}, images, key)[0].sum()
+
+        return variables, logits, jax.value_and_grad(total)(variables["params"], jnp.zeros((TRIAL, *image_shape)))
+
+    text = jax.jit(step).lower(jax.random.key(0)).as_text()
+    return f"{type(net.module).__name__} {fingerprint(np.frombuffer(text.encode(), np.uint8))}"
+
+
+def _trial(net: nn.Module, image_shape: tuple[int, ...], key: jax.Array) -> tuple[Variables, jax.Array, jax.Array]:
+    """A new student's variables, and the logits of some images in evaluation and in training mode."""
+    images = jnp.zeros((TRIAL, *image_shape))
+    variables = init(net, key, image_shape)
+    return variables, apply(net, variables, images), apply_train(net, variables, images, key)[0]

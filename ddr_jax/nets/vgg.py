@@ -34,7 +34,7 @@ class VGG(layers.Classifier):
     """VGG without hidden layers; `depth` is 11, 13, 16 or 19, `norm` IN or BN.
 
     Over 32 pixels the head sees every second row and column of the last map, which leaves one pixel of 64.
-    One-channel 28-pixel digits are padded to 32.
+    One-channel images from 28 pixels on get a border of 2.
     """
 
     depth: int

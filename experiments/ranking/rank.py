@@ -1,0 +1,104 @@
+"""Ranks distilled sets among coresets of their size, by LRS, ARS and both, with groups and stability.
+
+Commands:  python experiments/ranking/rank.py
+           python experiments/ranking/rank.py --real ../shared/data/fashion_mnist --real-epochs 3 --distilled SET.npz
+           (sets tell the images per class; --ipc does where none is given)
+Gives:     OUT/ranking.txt and .json; OUT/results/METHOD.json, with every student; OUT/sets/METHOD.npz, the coresets;
+           OUT/store, by which the command goes on where it was stopped
+
+Protocol of `ddr-jax demo`: hard labels, DSA, a grid of three rates chosen on a validation split. Coresets are chosen
+from what is left of train, in the features of a teacher that never saw that split either; a method that draws at random
+gives several sets, and a seed's score is the mean over them. All methods share seeds, real-hard and random students.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import ddr_jax as ddr
+from ddr_jax import coresets, demo, nets
+from ddr_jax.arms import Arm, TrainingSet, train_arms
+from ddr_jax.comparison import compare_results, load_results
+from ddr_jax.datasets import with_validation
+from ddr_jax.distilled import prepare
+from ddr_jax.protocol import augmentation
+from ddr_jax.protocol import real as real_protocol
+from ddr_jax.readout import read
+from ddr_jax.types import DistilledSets, RealData
+
+KEY = 0
+
+
+def chosen_settings(real: RealData, options: argparse.Namespace) -> ddr.Settings:
+    protocol = replace(demo.PROTOCOL, epochs=options.epochs, augment=augmentation("dsa", real.flips))
+    return ddr.Settings(("lrs", "ars"), protocol, real_protocol(protocol, options.real_epochs), seeds=options.seeds)
+
+
+def teacher_features(real: RealData, settings: ddr.Settings, runner: ddr.Runner) -> np.ndarray:
+    """Features (N, F) of the first real-hard student, which the scores then find in the store."""
+    protocol = settings.real_protocol
+    data = TrainingSet(real.name, real.train.images, np.eye(real.num_classes, dtype=np.float32)[real.train.labels])
+    finished = train_arms(
+        [Arm("teacher", protocol, ((data,),), keep=True)], real, key=jax.random.key(KEY), runner=runner
+    )
+    table = finished.tables["teacher"]
+    rate = read(table, protocol.readout).rate[0, 0]
+    net = nets.build(protocol.student, width=protocol.width, num_classes=real.num_classes)
+    return coresets.features(net, finished.weights[table.students[0, rate, 0]], real.train.images)
+
+
+def save_coresets(
+    real: RealData, counts: np.ndarray, features: np.ndarray, draws: int, folder: Path
+) -> dict[str, DistilledSets]:
+    """Every baseline as a distilled set, of several runs where it varies with the generator."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, baseline in coresets.BASELINES.items():
+        runs = range(draws if name in coresets.VARYING else 1)
+        each = [baseline(real, counts, features, np.random.default_rng((KEY, run))) for run in runs]
+        images, labels = map(np.stack, zip(*each, strict=True))
+        ddr.save_distilled(folder / f"{name}.npz", images, labels, space="normalised", mean=real.mean, std=real.std)
+    return {name: prepare(ddr.load_distilled(folder / f"{name}.npz"), real) for name in coresets.BASELINES}
+
+
+def read_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--real", default="digits", help="a dataset's name, .npz or folder")
+    parser.add_argument("--distilled", type=Path, nargs="*", default=[], help="sets to rank; digits: the bundled one")
+    parser.add_argument("--ipc", type=int, default=10, help="images per class, where no distilled set tells")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--draws", type=int, default=3, help="sets of each method that draws at random")
+    parser.add_argument("--epochs", type=int, default=demo.PROTOCOL.epochs, help="of students of the sets")
+    parser.add_argument("--real-epochs", type=int, default=demo.REAL_EPOCHS, help="of real-hard students")
+    parser.add_argument("--out", type=Path, default=Path("ranking"), help="a folder")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = read_options()
+    real = with_validation(ddr.load_dataset(options.real))
+    settings = chosen_settings(real, options)
+    runner = ddr.Runner(ddr.Store(options.out / "store"))
+    files = options.distilled or ([demo.SET] if options.real == "digits" else [])
+    methods = {path.stem: prepare(ddr.load_distilled(path), real) for path in files}
+    counts = np.full(real.num_classes, options.ipc)
+    for sets in methods.values():
+        counts = np.bincount(sets.labels[0], minlength=real.num_classes)
+    features = teacher_features(real, settings, runner)
+    methods |= save_coresets(real, counts, features, options.draws, options.out / "sets")
+    saved = [options.out / "results" / f"{name}.json" for name in methods]
+    for path, sets in zip(saved, methods.values(), strict=True):
+        ddr.score(sets, real, settings, key=jax.random.key(KEY), runner=runner).save(path)
+        print(f"saved {path}", flush=True)
+    comparison = compare_results(load_results(*saved))
+    comparison.save(options.out / "ranking.json")
+    (options.out / "ranking.txt").write_text(f"{comparison}\n")
+    print(comparison)
+
+
+if __name__ == "__main__":
+    main()

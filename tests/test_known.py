@@ -1,0 +1,174 @@
+"""The runner of known accuracies: its list, what it keeps, and the comparison that its table shows."""
+
+import importlib.util
+import json
+import math
+import re
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ddr_jax as ddr
+
+SCRIPT = Path(__file__).parents[1] / "experiments" / "known" / "run.py"
+LIST = """
+[protocol.short]
+width = 4
+epochs = 2
+
+[[line]]
+name = "a set, stored"
+real = "digits"
+set = "set.npz"
+protocol = "short"
+student = "ConvNet-1"
+seeds = 2
+published = "acc_ConvNet"
+cost = "cheap"
+note = "as small as can be"
+
+[[line]]
+name = "random images"
+real = "digits"
+random = 1
+protocol = { width = 4, epochs = 2, augment = "crop" }
+student = "ConvNet-1"
+seeds = 2
+published = 0.3
+spread = 0.04
+n = 4
+
+[[line]]
+name = "whole"
+real = "digits"
+whole = true
+protocol = { width = 4, epochs = 1 }
+student = "MLP"
+seeds = 1
+
+[[line]]
+name = "too large"
+real = "digits"
+whole = true
+protocol = "short"
+out_of_reach = "for a reason"
+"""
+
+
+@pytest.fixture(scope="module")
+def known():
+    spec = importlib.util.spec_from_file_location("known_run", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A data folder with a set of two runs and the accuracies that its authors stored, and a list beside it."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    train = ddr.load_dataset("digits").train
+    index = np.concatenate([np.flatnonzero(train.labels == c)[:2] for c in range(10)]).reshape(2, 10, order="F")
+    stored = {"acc_ConvNet": np.array([0.1, 0.2, 0.5, 0.6]), "space": "normalised"}
+    np.savez(tmp_path / "set.npz", images=train.images[index], labels=train.labels[index], **stored)
+    (tmp_path / "list.toml").write_text(LIST)
+    return tmp_path
+
+
+def command(known, folder, *options) -> int:
+    places = ["--data", folder, "--out", folder / "out", "--work", folder / "work", "--cache", folder / "cache"]
+    return known.main([str(word) for word in (folder / "list.toml", *places, "--devices", 2, *options)])
+
+
+def test_agreement_is_two_standard_errors_of_both_or_one_point(known):
+    ours = np.array([0.28, 0.32])  # mean 0.3, standard error 0.02
+    far = known.compare(ours, known.Published(0.36, 0.015, 1, 0.015))
+    assert far.difference == pytest.approx(-0.06)
+    assert far.z == pytest.approx(-0.06 / math.hypot(0.02, 0.015))
+    assert not far.agrees
+    assert known.compare(ours, known.Published(0.26, error=0.015)).agrees  # 1.6 standard errors
+    assert known.compare(
+        np.array([0.3, 0.3001]), known.Published(0.2905)
+    ).agrees  # less than one point, 191 standard errors
+    assert known.compare(np.array([0.3]), known.Published(0.31)).z is None
+    assert known.compare(ours, None).agrees is None
+
+
+def test_stored_accuracies_of_several_runs_have_the_error_of_just_these_runs(known, folder):
+    published = known.stored(folder / "set.npz", "acc_ConvNet", "here")
+    assert published.mean == pytest.approx(0.35)
+    assert published.n == 4
+    within = 0.1 / math.sqrt(2)  # the deviation of either run's two accuracies
+    assert published.error == pytest.approx(math.hypot(within, within) / math.sqrt(2) / 2)
+
+
+def test_a_list_is_measured_once_and_goes_on_where_it_was_stopped(known, folder, monkeypatch, capsys):
+    assert command(known, folder, "--only", "stored", "--max-minutes", 0) == 3
+    assert not json.loads((folder / "out/lines/a-set-stored.json").read_text())["done"]
+    assert command(known, folder, "--cost", "cheap") == 0
+    assert "1 of 4 lines measured" in capsys.readouterr().out
+    readme = folder / "README.md"
+    readme.write_text(f"before\n{known.BEGIN}\nold\n{known.END}\nafter\n")
+    assert command(known, folder, "--readme", readme) == 0
+    table = (folder / "out/table.md").read_text()
+    assert readme.read_text() == f"before\n{known.BEGIN}\n{table}{known.END}\nafter\n"
+    assert "35.00 ± 23.80 (4)" in table
+    assert "2 × 2 sets" in table
+    assert "out of reach: for a reason" in table
+    assert "3 of 4 lines measured" in table
+    assert "of the 2 with a published value" in table
+
+    monkeypatch.setattr(known, "measure", lambda *_: pytest.fail("trained again"))
+    assert command(known, folder) == 0
+    changed = LIST.replace("random = 1", "random = 2")
+    (folder / "list.toml").write_text(changed)
+    with pytest.raises(pytest.fail.Exception, match="trained again"):
+        command(known, folder)
+
+
+def test_draws_of_random_images_differ_and_are_the_same_again(known, folder):
+    line = known.read_list(folder / "list.toml", folder)[1]
+    sources = known.Sources(folder, folder / "work")
+    first, second = (known.measure(line, sources, ddr.Runner())["values"] for _ in range(2))
+    assert first == second
+    assert first[0] != first[1]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("random = 1", "randm = 1", "line 2 .'random images'.: unknown key 'randm': did you mean 'random'"),
+        ("random = 1", "random = 1\nwhole = true", "say one of set = FILE"),
+        ("random = 1", "random = true", "random is True; expected int"),
+        ("random = 1", "random = 500", "line 'random images': random is 500, but a class of digits has"),
+        ('set = "set.npz"', 'set = "other.npz"', "there is no .*other.npz"),
+        ('student = "MLP"', 'student = "MLPP"', "line 3 .'whole'.: Unknown network 'MLPP'"),
+        ('student = "MLP"', 'student = "ConvNet-5"', "line 'whole': ConvNet-5 leaves no pixel"),
+        ('protocol = "short"\nout', 'protocol = "shot"\nout', "unknown protocol 'shot': did you mean 'short'"),
+        ("epochs = 1 }", "epoch = 1 }", "protocol: unknown key 'epoch': did you mean 'epochs'"),
+        ("epochs = 1 }", "epochs = 0 }", "epochs is 0"),
+        ('"acc_ConvNet"', '"acc_Convnet"', "holds no 'acc_Convnet': did you mean 'acc_ConvNet'"),
+        ("published = 0.3", "published = 30", "published is 30; expected a fraction"),
+        ("n = 4\n", "", "published, spread and n belong together"),
+        ('name = "whole"', 'name = "Random images"', "stands on two lines"),
+        ('cost = "cheap"', 'cost = "cheep"', "unknown cost 'cheep'"),
+    ],
+)
+def test_a_mistake_in_any_line_is_told_before_anything_trains(known, folder, monkeypatch, capsys, old, new, message):
+    assert LIST.count(old) == 1
+    (folder / "list.toml").write_text(LIST.replace(old, new))
+    monkeypatch.setattr(known, "measure", lambda *_: pytest.fail("trained"))
+    assert command(known, folder) == 2
+    assert re.search(f"^known: error: .*{message}", capsys.readouterr().err)
+    assert not list(folder.glob("out/lines/*"))
+
+
+def test_the_list_of_the_project_is_sound(known, shared):
+    lines = known.read_list(SCRIPT.with_name("known.toml"), shared / "data")
+    distilled = {line.set for line in lines}
+    assert {f"distilled/{path.name}" for path in (shared / "data/distilled").glob("*.npz")} <= distilled
