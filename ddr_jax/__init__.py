@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Chain": "protocol",
     "Crop": "protocol",
     "CutMix": "protocol",
+    "DCAugmentation": "protocol",
     "DSA": "protocol",
     "Distilled": "distilled",
     "Execution": "population",
     "InputError": "types",
     "Mixup": "protocol",
+    "PatchShuffle": "protocol",
     "Protocol": "protocol",
+    "RandAugment": "protocol",
     "ResizedCrop": "protocol",
     "Result": "result",
     "Runner": "arms",
@@ -26,11 +30,15 @@ _HOMES = {
     "Store": "store",
     "accuracy": "evaluate",
     "augmentation_robust_score": "evaluate",
+    "compare_results": "comparison",
+    "cross_architecture": "cross",
     "label_robust_score": "evaluate",
     "load_dataset": "datasets",
     "load_distilled": "distilled",
     "load_result": "result",
+    "load_results": "comparison",
     "load_teachers": "teachers",
+    "preset": "presets",
     "save_distilled": "distilled",
     "score": "evaluate",
     "use_cpu_cores": "population",
@@ -38,13 +46,17 @@ _HOMES = {
 
 __all__ = [
     "DSA",
+    "Chain",
     "Crop",
     "CutMix",
+    "DCAugmentation",
     "Distilled",
     "Execution",
     "InputError",
     "Mixup",
+    "PatchShuffle",
     "Protocol",
+    "RandAugment",
     "ResizedCrop",
     "Result",
     "Runner",
@@ -52,11 +64,15 @@ __all__ = [
     "Store",
     "accuracy",
     "augmentation_robust_score",
+    "compare_results",
+    "cross_architecture",
     "label_robust_score",
     "load_dataset",
     "load_distilled",
     "load_result",
+    "load_results",
     "load_teachers",
+    "preset",
     "save_distilled",
     "score",
     "use_cpu_cores",
@@ -64,11 +80,25 @@ __all__ = [
 
 if TYPE_CHECKING:
     from ddr_jax.arms import Runner
+    from ddr_jax.comparison import compare_results, load_results
+    from ddr_jax.cross import cross_architecture
     from ddr_jax.datasets import load_dataset
     from ddr_jax.distilled import Distilled, load_distilled, save_distilled
     from ddr_jax.evaluate import accuracy, augmentation_robust_score, label_robust_score, score
     from ddr_jax.population import Execution, use_cpu_cores
-    from ddr_jax.protocol import DSA, Crop, CutMix, Mixup, Protocol, ResizedCrop
+    from ddr_jax.presets import preset
+    from ddr_jax.protocol import (
+        DSA,
+        Chain,
+        Crop,
+        CutMix,
+        DCAugmentation,
+        Mixup,
+        PatchShuffle,
+        Protocol,
+        RandAugment,
+        ResizedCrop,
+    )
     from ddr_jax.result import Result, Settings, load_result
     from ddr_jax.store import Store
     from ddr_jax.teachers import load_teachers

@@ -19,12 +19,13 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from ddr_jax import configs, datasets, demo, distilled, options, report
+from ddr_jax import comparison, configs, datasets, demo, distilled, options, report
 from ddr_jax.files import check_writable
 from ddr_jax.options import Evaluation, Running
 from ddr_jax.types import DistilledSets, InputError, InputWarning, RealData
 
 if TYPE_CHECKING:
+    from ddr_jax.result import Result
     from ddr_jax.teachers import Teachers
 
 MAX_CPU_DEVICES = 8  # each holds its own copy of the data
@@ -34,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns 0, or 2 after a message on standard error if the caller made a mistake."""
     warnings.showwarning = _show_warning
     try:
-        _run(options.parse(list(sys.argv[1:] if arguments is None else arguments)))
+        command = options.parse(list(sys.argv[1:] if arguments is None else arguments))
+        _compare(command) if isinstance(command, options.Compare) else _run(command)
     except InputError as error:
         print(f"ddr-jax: error: {error}", file=sys.stderr)
         return 2
@@ -49,6 +51,17 @@ def _show_warning(message, category, filename, lineno, file=None, line=None) -> 
         print(f"ddr-jax: warning: {message}", file=sys.stderr)
     else:
         print(warnings.formatwarning(message, category, filename, lineno, line), file=sys.stderr, end="")
+
+
+def _compare(command: options.Compare) -> None:
+    if command.out.suffix != ".json":
+        raise InputError(f"--out is {command.out}; expected a name that ends in .json")
+    check_writable(command.out.parent)
+    compared = comparison.compare_results(
+        comparison.load_results(*command.results), by=command.by, may_differ=command.may_differ
+    )
+    compared.save(command.out)
+    print(f"{compared}\nComparison: {command.out}")
 
 
 def _run(command: Running) -> None:
@@ -66,31 +79,40 @@ def _run(command: Running) -> None:
 
     import jax
 
-    from ddr_jax import arms, evaluate, population, store
+    from ddr_jax import arms, cross, evaluate, population, store
 
-    given = _given_teachers(command, real)
     execution = dataclasses.replace(population.default_execution(), devices=command.devices)
     kept = store.Store(command.cache) if command.store else None
     for note in getattr(command, "notes", ()):
         print(f"ddr-jax: {note}", file=sys.stderr)
+    students = getattr(command, "students", ())
     with progress_bars() as on_progress:
-        runner = arms.Runner(kept, execution, on_progress)
-        result = evaluate.score(
-            sets, real, settings, key=jax.random.key(command.key), runner=runner, given_teachers=given
-        )
-    picture, config = out.with_suffix(".png"), out.with_suffix(".yaml")
-    result.save(out)
-    configs.write(config, type(command).__name__.lower(), options.plain(command, settings))
+        asked = {"key": jax.random.key(command.key), "runner": arms.Runner(kept, execution, on_progress)}
+        if students:
+            found = cross.cross_architecture(sets, real, settings, students, **asked)
+        else:
+            given = _given_teachers(command, real)
+            found = evaluate.score(sets, real, settings, **asked, given_teachers=given)
+    found.save(out)
+    config = out.with_suffix(".yaml")
+    configs.write(config, options.name_of(command), options.plain(command, settings))
+    if isinstance(found, cross.CrossArchitecture):
+        print(f"{found}\nResult: {out}\nConfiguration: {config}")
+    else:
+        _show(found, sets, real, out.with_suffix(".png"))
+        print(f"Result: {out}\nPicture: {out.with_suffix('.png')}\nConfiguration: {config}")
+
+
+def _show(result: Result, sets: DistilledSets, real: RealData, picture: Path) -> None:
     report.save_picture(result, sets, real, picture)
     report.show(result)
     times = result.times
     print(f"{times['students_trained']} students trained, {times['students_reused']} reused, {times['seconds']} s")
-    print(f"Result: {out}\nPicture: {picture}\nConfiguration: {config}")
 
 
 def _out_file(command: Running) -> Path:
     """Where the result goes."""
-    name = type(command).__name__.lower()
+    name = options.name_of(command)
     sets = command.sets if isinstance(command, Evaluation) else ()
     out = command.out or Path("results", "-".join([name, *(path.stem for path in sets[:1])]) + ".json")
     if out.suffix != ".json":

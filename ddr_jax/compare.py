@@ -167,7 +167,8 @@ def power_of(effect: ArrayLike, n: ArrayLike, level: float = LEVEL) -> np.ndarra
     critical = special.stdtrit(n - 1, 1 - level / 2)
     shift = np.sqrt(n) * np.minimum(np.abs(effect), 100)  # finite, and enough for two seeds
     # P(T(δ) < −c) as P(T(−δ) > c): nctdtr gives nothing for far negative values
-    return 2 - special.nctdtr(n - 1, shift, critical) - special.nctdtr(n - 1, -shift, critical)
+    found = 2 - special.nctdtr(n - 1, shift, critical) - special.nctdtr(n - 1, -shift, critical)
+    return np.where(shift > critical + CERTAIN, 1.0, found)  # where nctdtr gives nothing at some n
 
 
 def seeds_to_separate(a: ArrayLike, b: ArrayLike, power: float = POWER, level: float = LEVEL) -> int | None:

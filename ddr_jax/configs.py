@@ -166,10 +166,10 @@ _KINDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     name: (convert, expected)
     for convert, expected, names in (
         (_whole, "a whole number", "seeds key devices size width epochs batch_size step_size teachers test_every"),
-        (_whole, "a whole number", "real_epochs real_batch_size warmup ipc"),
+        (_whole, "a whole number", "real_epochs real_batch_size warmup ipc extend_grid"),
         (_number, "a number", "weight_decay momentum temperature level weight mse_weight ce_weight"),
         (_flag, "true or false", "store scale_loss download fresh_at_drop percent original_formula hard_augment"),
-        (_flag, "true or false", "real_recipe"),
+        (_flag, "true or false", "real_recipe halving"),
         (_text, "text (in quotes if need be)", "real space layout soft_labels student optimizer schedule augment"),
         (
             _text,
@@ -180,6 +180,7 @@ _KINDS: dict[str, tuple[Callable[[Any], Any], str]] = {
         (_path, "a path", "out cache data_dir config"),
         (_many(_path), "paths", "sets labels_file teacher_weights"),
         (_many(_number), "a rate, or a list of rates", "lr real_lr hard_lr random_lr"),
+        (_many(_text), "names", "students"),
         (_accuracy, "a fraction, or known", "real_accuracy"),
         (_table, "a table", "real_options"),
         (_augmentation, "a table with a kind, such as {kind: cutmix}", "augmentation real_augmentation"),

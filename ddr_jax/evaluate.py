@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from ddr_jax import coresets, datasets, distilled, nets, provenance
+from ddr_jax import coresets, datasets, distilled, grids, nets, provenance
 from ddr_jax.arms import Arm, Finished, Runner, TrainingSet, train_arms
 from ddr_jax.distilled import Distilled
 from ddr_jax.population import default_execution
@@ -19,6 +22,7 @@ from ddr_jax.protocol import Protocol, augmentation, of_pixels
 from ddr_jax.protocol import real as default_real_protocol
 from ddr_jax.readout import read
 from ddr_jax.result import Result, Settings
+from ddr_jax.store import Store
 from ddr_jax.teachers import Teachers, label
 from ddr_jax.types import DistilledSets, InputError, RealData, fingerprint
 
@@ -108,12 +112,12 @@ def score(
 ) -> Result:
     """Any of the scores in one evaluation, whose arms share students wherever they agree.
 
-    `settings.key` and `settings.given_teachers` are filled in from the arguments. A validation split is held out of
-    train if a rate has to be chosen; otherwise nothing is, and one that the dataset fixes is trained on.
+    `settings.key` and `settings.given_teachers` are filled in from the arguments, and grids become what extending and
+    halving make of them. A validation split is held out of train if a rate has to be chosen; otherwise nothing is, and
+    one that the dataset fixes is trained on.
     """
     began, clock = datetime.now(UTC), time.perf_counter()
     key = jax.random.key(0) if key is None else key
-    runner = runner or Runner()
     settings = replace(
         settings,
         key=provenance.key_facts(key),
@@ -122,8 +126,48 @@ def score(
     real = (datasets.with_validation if settings.chooses_on_validation else datasets.without_validation)(real)
     prepared = sets if isinstance(sets, DistilledSets) else distilled.prepare(sets, real)
     _check(settings, prepared, real)
+    with _remembering(runner or Runner(), settings) as runner:
+        rounds = [_round(prepared, real, _start(settings), key, runner, given_teachers)]
+        if settings.halving:
+            rounds.append(_round(prepared, real, grids.halved(settings, rounds[0]), key, runner, given_teachers))
+        for _ in range(settings.extend_grid):
+            if (longer := grids.extended(rounds[-1])) is None:
+                break
+            rounds.append(_round(prepared, real, longer, key, runner, given_teachers))
+    asked = {name: list(getattr(settings, name).lr) for name in ("protocol", "real_protocol")}
+    times = {
+        "began": began.isoformat(timespec="seconds"),
+        "seconds": round(time.perf_counter() - clock, 2),
+        "students_trained": sum(one.times["students_trained"] for one in rounds),
+        "students_reused": rounds[-1].times["students_reused"] if len(rounds) == 1 else 0,
+    }
+    return replace(rounds[-1], data=rounds[-1].data | {"asked_rates": asked}, times=times)
 
-    source = _Source(prepared, real, settings, key)
+
+def _start(settings: Settings) -> Settings:
+    return grids.shortened(settings) if settings.halving else settings
+
+
+@contextlib.contextmanager
+def _remembering(runner: Runner, settings: Settings) -> Iterator[Runner]:
+    """A runner that keeps students at least from one round to the next, if there are to be several."""
+    if runner.store is not None or not settings.extend_grid:
+        yield runner
+        return
+    with tempfile.TemporaryDirectory(prefix="ddr_jax-") as folder:
+        yield replace(runner, store=Store(Path(folder)))
+
+
+def _round(
+    sets: DistilledSets,
+    real: RealData,
+    settings: Settings,
+    key: jax.Array,
+    runner: Runner,
+    given_teachers: Teachers | None,
+) -> Result:
+    """One evaluation with the grids as they are."""
+    source = _Source(sets, real, settings, key)
     first = train_arms(_real_arms(source), real, key=key, runner=runner)
     labelers = given_teachers or _teachers(settings, real, first)
     rest = train_arms(_arms(source, labelers), real, key=key, runner=runner)
@@ -131,14 +175,9 @@ def score(
     return Result(
         settings=settings,
         tables=first.tables | rest.tables,
-        data=_describe(prepared, real, labelers),
+        data=_describe(sets, real, labelers),
         environment=provenance.environment(mode) | {"versions": provenance.versions()},
-        times={
-            "began": began.isoformat(timespec="seconds"),
-            "seconds": round(time.perf_counter() - clock, 2),
-            "students_trained": first.trained + rest.trained,
-            "students_reused": first.reused + rest.reused,
-        },
+        times={"students_trained": first.trained + rest.trained, "students_reused": first.reused + rest.reused},
     )
 
 
@@ -207,6 +246,11 @@ def _check(settings: Settings, sets: DistilledSets, real: RealData) -> None:
         raise InputError(
             f"labels are soft, but {', '.join(sets.names)} holds no soft_labels: store them in the file, or train "
             "with hard or teacher labels"
+        )
+    if settings.halving and not (settings.protocol.readout == "last" and len(settings.protocol.lr) > 2):
+        raise InputError(
+            "halving leaves the better half of a grid by its validation accuracy: give three rates or more, and the "
+            "readout last"
         )
     if settings.real_protocol.labels != "hard":
         raise InputError(

@@ -36,7 +36,7 @@ PROTOCOL_OPTIONS = (
 )
 SETTINGS_OPTIONS = (
     *("seeds", "teachers", "interval", "level", "hard_augment", "hard_lr", "random_lr", "baseline", "percent"),
-    "original_formula",
+    *("original_formula", "extend_grid", "halving"),
 )
 MACHINE_OPTIONS = ("out", "cache", "store", "devices", "config", "notes")  # say nothing of what is computed
 
@@ -97,6 +97,9 @@ class Evaluation(Running):
     student: str = "ConvNet-3"
     """Network: ConvNet-1 … ConvNet-6 (with -BN, -LN, -GN, -NN for another norm than instance norm), MLP, LeNet,
     AlexNet, VGG-11, ResNet-18-BN, torchvision-ResNet-18, ViT-6 and more: an unknown name lists its neighbours."""
+    students: tuple[str, ...] = ()
+    """Networks to score with one after another, for a matrix of sets by students with mean and worst case; wins over
+    --student."""
     width: int = 128
     """Filters of each convolution, or hidden units."""
     epochs: int = 300
@@ -122,8 +125,8 @@ class Evaluation(Running):
     fresh_at_drop: bool = False
     """Start the optimizer afresh where the step schedule drops, as the code of DC, DSA, DM and MTT does."""
     augment: Augment | None = None
-    """Augmentation of training batches. Default: the preset's or the configuration's; else dsa for ars, none for
-    others."""
+    """Augmentation of training batches. Default: the preset's or the configuration's; else dsa for ars and score,
+    none for others."""
     augmentation: Suppress[Any] = None
     dsa_strategy: str | None = None
     """DSA's operations, joined by _. Default: all, without flip where it changes the class (digits)."""
@@ -147,6 +150,10 @@ class Evaluation(Running):
     """last: last epoch, rate chosen on validation. best: best epoch and rate on the test set, as ddranking 0.2.0."""
     test_every: int | None = None
     """Epochs between tests. Default: the last epoch only."""
+    extend_grid: int = 0
+    """How often, at most, a grid of rates gets a further one at an end where an arm chose."""
+    halving: bool = False
+    """Try the whole grid for a quarter of the epochs, and train its better half in full."""
     interval: Literal["t", "bootstrap"] = "t"
     """Student's t or bias-corrected bootstrap, over seeds."""
     level: float = 0.95
@@ -210,11 +217,40 @@ class Lrs(Compared):
 
 
 @dataclass(frozen=True)
+class Score(Lrs):
+    """LRS and ARS of distilled sets, and their mean, from one population of students."""
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Rank methods by results of like evaluations: groups that cannot be told apart, pairs, stability."""
+
+    results: Positional[tuple[Path, ...]]
+    """JSON results, one for each method; or a single one of several sets."""
+    by: Literal["result", "set"] | None = None
+    """What a method is. Default: each result, or each set of a single one."""
+    may_differ: tuple[str, ...] = ()
+    """Settings that the results need not share, such as protocol.labels."""
+    out: Path = Path("results/comparison.json")
+    """The comparison as JSON."""
+    notes: Suppress[Any] = ()
+
+
+@dataclass(frozen=True)
 class Demo(Running):
     """Score the bundled distilled set of handwritten digits: LRS and ARS, in minutes on a CPU."""
 
 
-COMMANDS: dict[str, type[Any]] = {"demo": Demo, "lrs": Lrs, "ars": Ars, "accuracy": Accuracy}
+COMMANDS: dict[str, type[Any]] = {
+    "demo": Demo,
+    "lrs": Lrs,
+    "ars": Ars,
+    "score": Score,
+    "accuracy": Accuracy,
+    "compare": Compare,
+}
+SCORES = {"score": ("lrs", "ars")}  # of a command that is not named for one
+AUGMENTED = ("ars", "score")  # by default
 TYRO = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
 
 
@@ -246,6 +282,11 @@ def parse(arguments: list[str]) -> Any:
     return command
 
 
+def name_of(command: Any) -> str:
+    """The command's own name."""
+    return next(name for name, kind in COMMANDS.items() if type(command) is kind)
+
+
 def plain(command: Any, settings: Settings) -> dict[str, Any]:
     """The options that a configuration file repeats the command with: all but where it ran and what it wrote."""
     values = {f.name: _absolute(getattr(command, f.name)) for f in dataclasses.fields(command)}
@@ -268,10 +309,14 @@ def settings(command: Any, flips: bool = True, dataset: str | None = None) -> Se
     """What the options ask for; `flips` and `dataset`, a name as of `recipes`, are the real data's."""
     if isinstance(command, Demo):
         return demo.settings(seeds=command.seeds)
+    if command.students and command.teacher_weights:
+        raise InputError(
+            "--teacher-weights are of one network: score --students one by one, or let teachers be trained"
+        )
     protocol = Protocol(augment=_augmentation(command, flips), **_protocol_fields(command))
     present = [name for name in SETTINGS_OPTIONS if hasattr(command, name)]
     return Settings(
-        scores=(type(command).__name__.lower(),),
+        scores=SCORES.get(name_of(command), (name_of(command),)),
         protocol=protocol,
         real_protocol=_real_protocol(command, protocol, flips, dataset),
         real_accuracy=_real_accuracy(command, dataset),
@@ -331,8 +376,8 @@ def _protocol_fields(command: Any) -> dict[str, Any]:
 
 def _augmentation(command: Any, flips: bool) -> Augmentation | None:
     if command.dsa_strategy is not None:
-        if command.augment not in ("dsa", None) or not (isinstance(command, Ars) or command.augment == "dsa"):
-            chosen = command.augment or "none"
+        chosen = command.augment or ("dsa" if name_of(command) in AUGMENTED else "none")
+        if chosen != "dsa":
             raise InputError(
                 f"--dsa-strategy is {command.dsa_strategy!r}, but the augmentation is {chosen}: choose dsa, or leave "
                 "it out"
@@ -343,7 +388,7 @@ def _augmentation(command: Any, flips: bool) -> Augmentation | None:
     if command.augmentation is not None:
         # a preset is a recipe for any data; a configuration means what it says
         return command.augmentation if flips or command.preset is None else unflipped(command.augmentation)
-    return augmentation("dsa" if isinstance(command, Ars) else "none", flips)
+    return augmentation("dsa" if name_of(command) in AUGMENTED else "none", flips)
 
 
 def _real_protocol(command: Any, protocol: Protocol, flips: bool, dataset: str | None) -> Protocol:

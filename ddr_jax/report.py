@@ -18,6 +18,7 @@ from ddr_jax.intervals import Interval
 from ddr_jax.types import DistilledSets, RealData
 
 if TYPE_CHECKING:
+    from ddr_jax.readout import Rate
     from ddr_jax.result import Result
 
 ARMS = (
@@ -37,11 +38,14 @@ MEANINGS = {
     "ior": "improvement over random, higher is better",
     "lrs": "label-robust score, 0 to 1, higher is better",
     "ars": "augmentation-robust score, 0 to 1, higher is better",
+    "joint": "the mean of LRS and ARS, seed by seed",
     "lrs_of_percentages": "what ddranking 0.2.0 prints as LRS: its formula takes percentages",
     "ars_of_percentages": "what ddranking 0.2.0 prints as ARS: its formula takes percentages",
 }
+LOWER_IS_BETTER = ("hlr",)
 ACCURACIES = ("accuracy", "hlr", "ior")  # and their differences: what may be shown as percentages
 COLOURS = {"real": "#7a7a7a", "teacher": "#a3a3a3", "syn": "#2f6f9f", "rdm": "#d08a3c"}
+NUMBERS = ("accuracy", "mean", "n", "diverged", "seed", "rest", "draw of random images")
 WIDTH = 120  # characters, where there is no terminal to ask
 CLASSES_SHOWN, IMAGES_SHOWN = 10, 10  # rows and columns of the picture's images at most
 
@@ -64,7 +68,14 @@ def show(result: Result) -> None:
 
 def tables(result: Result) -> Group:
     """Accuracies per arm and scores, as fractions, with intervals over seeds."""
-    parts = [_arms_table(result), _scores_table(result), Text(f"Cost of a set: {result.costs}")]
+    parts: list[Any] = [_arms_table(result), _scores_table(result)]
+    if any(choice for choice in result.choices.values()):
+        parts.append(_rates_table(result))
+    if result.optimism:
+        parts.append(_optimism_table(result))
+    if result.variances:
+        parts.append(_variances_table(result))
+    parts.append(Text(f"Cost of a set: {result.costs}"))
     return Group(*parts, *(Text(note, style="yellow") for note in notes(result)))
 
 
@@ -81,6 +92,7 @@ def notes(result: Result) -> list[str]:
         found.append(f"acc(real, hard) was given as {settings.real_accuracy}, not measured; intervals take it as exact")
     if settings.protocol.readout == "best":
         found.append("Epochs and rates were chosen on the test set, as ddranking 0.2.0 does: accuracies are too high")
+    found += _edges(result)
     if "ars" in settings.scores and settings.protocol.augment is None:
         found.append("ARS compares training with and without augmentation, and augment is none: both halves are alike")
     mixed = [entry["name"] for entry in result.data["sets"] if entry["label_order"] == "mixed"]
@@ -91,6 +103,20 @@ def notes(result: Result) -> list[str]:
     if settings.seeds == 1:
         found.append("One seed gives no interval: use --seeds 2 or more")
     return found
+
+
+def _edges(result: Result) -> list[str]:
+    """Warnings of rates that were chosen at an end of their grid."""
+    at_end: dict[tuple[str, float], list[str]] = {}
+    for arm, found in result.choices.items():
+        for choice in found:
+            if choice.edge is not None:
+                at_end.setdefault((choice.edge, choice.chosen.lr), []).append(arm)
+    return [
+        f"The {edge} rate of the grid, {lr:g}, was chosen in {', '.join(dict.fromkeys(arms))}: a better one may lie "
+        "beyond; extend the grid (--extend-grid 3)"
+        for (edge, lr), arms in at_end.items()
+    ]
 
 
 def arm_names(result: Result) -> list[str]:
@@ -121,8 +147,45 @@ def _scores_table(result: Result) -> Table:
     for name, summary in result.scores.items():
         for row, (where, interval) in enumerate(_by_set(summary.sets, summary.overall)):
             percent = result.settings.percent and name in ACCURACIES
-            cells = (_title(name), where, *_cells(interval, percent), "" if row else MEANINGS[name])
+            cells = (score_title(name), where, *_cells(interval, percent), "" if row else MEANINGS[name])
             table.add_row(*map(Text, cells))
+    return table
+
+
+def _rates_table(result: Result) -> Table:
+    columns = ("arm", "set", "rate", "validation", "rate below", "validation below", "rate above", "validation above")
+    table = _table("Learning rates chosen on validation data, and their neighbours in the grid", columns)
+    for arm in (name for name in arm_names(result) if name in result.choices):
+        for choice in result.choices[arm]:
+            rates = (choice.chosen, choice.below, choice.above)
+            cells = [text for rate in rates for text in (("–", "–") if rate is None else _rate_cells(rate))]
+            table.add_row(*map(Text, (arm, choice.set, *cells)))
+    return table
+
+
+def _rate_cells(rate: Rate) -> tuple[str, str]:
+    return f"{rate.lr:g}", "–" if rate.validation is None else f"{rate.validation:.4f}"
+
+
+def _optimism_table(result: Result) -> Table:
+    """What a reading on the test set, as ddranking's, would have added: of arms, and of scores."""
+    title = "Optimism: what choosing the epoch and the rate on the test set would add"
+    table = _table(title, ("of", "mean", _level(result), "n"))
+    for name, interval in {**result.optimism, **result.score_optimism}.items():
+        percent = result.settings.percent and (name in ACCURACIES or name in result.optimism)
+        label = name if name in result.optimism else score_title(name)
+        table.add_row(*map(Text, (label, *_cells(interval, percent))))
+    return table
+
+
+def _variances_table(result: Result) -> Table:
+    """Standard deviations, which are in the units of accuracies."""
+    columns = ("arm", "seed", "set", "rest", "draw of random images")
+    table = _table("Standard deviation of accuracies, by origin", columns)
+    for arm, parts in result.variances.items():
+        values = (parts.seed, parts.set, parts.rest, parts.draw)
+        cells = ("–" if value is None else f"{math.sqrt(value):.4f}" for value in values)
+        table.add_row(*map(Text, (arm, *cells)))
     return table
 
 
@@ -135,7 +198,7 @@ def _by_set(sets: dict[str, Interval], overall: Interval) -> Iterator[tuple[str,
 def _table(title: str, columns: tuple[str, ...]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for column in columns:
-        right = column in ("rate", "accuracy", "mean", "n", "diverged") or "interval" in column
+        right = column in NUMBERS or column.startswith(("rate", "validation")) or "interval" in column
         table.add_column(column, justify="right" if right else "left", no_wrap=column != "meaning")
     return table
 
@@ -144,7 +207,8 @@ def _level(result: Result) -> str:
     return f"{result.settings.level:.0%} interval"
 
 
-def _title(score: str) -> str:
+def score_title(score: str) -> str:
+    """A score's name as it is shown."""
     return score.split("_")[0].upper() + (" of 0.2.0" if score.endswith("_of_percentages") else "")
 
 

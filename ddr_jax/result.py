@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ddr_jax import metrics, report
+from ddr_jax import metrics, report, stability
 from ddr_jax.coresets import BASELINES, IN_FEATURES
 from ddr_jax.costs import Costs, label_cost
 from ddr_jax.files import write_atomically
-from ddr_jax.intervals import Interval, bootstrap_interval, t_interval
+from ddr_jax.intervals import Components, Interval, bootstrap_interval, t_interval, variance_components
 from ddr_jax.protocol import Protocol, hard
 from ddr_jax.protocol import from_dict as protocol_from_dict
 from ddr_jax.protocol import to_dict as protocol_to_dict
-from ddr_jax.readout import Reading, read
+from ddr_jax.readout import Choice, Reading, choices, optimism, read
 from ddr_jax.types import ArmTable, InputError, nearest
 
 FORMAT = 2
@@ -51,6 +51,9 @@ class Settings:
         given_teachers: the fingerprint of teachers that were given; None trains them.
         interval: ``t`` (Student's) or ``bootstrap`` (bias-corrected), over seeds.
         level: coverage that the intervals aim at.
+        extend_grid: how often, at most, a grid gets a further rate at an end where an arm chose (see `grids`); the
+            protocols of a result hold the grid at the end.
+        halving: whether the grid is tried for a quarter of the epochs first, and its better half trained in full.
         percent: whether reports show accuracies and their differences as percentages; the data stays in fractions.
         original_formula: whether to show also what ddranking 0.2.0 prints as LRS and ARS, of percentages.
     """
@@ -70,6 +73,8 @@ class Settings:
     given_teachers: str | None = None
     interval: str = "t"
     level: float = 0.95
+    extend_grid: int = 0
+    halving: bool = False
     percent: bool = False
     original_formula: bool = False
 
@@ -92,6 +97,8 @@ class Settings:
             raise InputError(
                 f"real_accuracy is {self.real_accuracy}; expected a fraction in [0, 1]: divide percentages by 100"
             )
+        if self.extend_grid < 0:
+            raise InputError(f"extend_grid is {self.extend_grid}; expected how often at most, 0 or more")
         if self.hard_augment and self.protocol.augment is None:
             raise InputError("hard_augment asks for augmented hard arms, but augment is none: choose one, e.g. dsa")
 
@@ -155,8 +162,8 @@ class Summary:
 
     def to_json(self) -> dict[str, Any]:
         """`mean`, `low`, `high`, `n` of the mean over sets, and a list of the same per set where there are several."""
-        sets = [{"set": name, **_plain(interval)} for name, interval in self.sets.items()]
-        return _plain(self.overall) | ({"sets": sets} if len(sets) > 1 else {})
+        sets = [{"set": name, **interval.to_json()} for name, interval in self.sets.items()]
+        return self.overall.to_json() | ({"sets": sets} if len(sets) > 1 else {})
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,12 +200,54 @@ class Result:
     @functools.cached_property
     def scores(self) -> dict[str, Summary]:
         """Each score that was asked for, and the HLR and IOR that an LRS is made of."""
-        return {name: self._summary(values, self.data_names) for name, values in self._score_values().items()}
+        return {name: self._summary(values, self.data_names) for name, values in self.values.items()}
 
     @property
     def data_names(self) -> tuple[str, ...]:
         """The names of the distilled sets."""
         return tuple(entry["name"] for entry in self.data["sets"])
+
+    @functools.cached_property
+    def choices(self) -> dict[str, tuple[Choice, ...]]:
+        """Per arm with a grid, the rate that was chosen on validation data for each set, between its neighbours."""
+        if self.settings.protocol.readout != "last":
+            return {}
+        return {name: choices(table) for name, table in self.tables.items() if len(table.lrs) > 1}
+
+    @functools.cached_property
+    def optimism(self) -> dict[str, Interval]:
+        """Per arm, what choosing epoch and rate on the test set would add to its accuracy, over seeds.
+
+        Only of arms that have something to choose, and were read by ``last``.
+        """
+        if self.settings.protocol.readout != "last":
+            return {}
+        tables = {name: table for name, table in self.tables.items() if len(table.lrs) > 1 or table.test.shape[-1] > 1}
+        return {name: self._interval(optimism(table).mean(0)) for name, table in tables.items()}
+
+    def read_on_test(self) -> Result:
+        """The same students, read as ddranking 0.2.0 reads them: the best epoch and rate on the test set."""
+        return replace(self, settings=replace(self.settings, protocol=replace(self.settings.protocol, readout="best")))
+
+    @functools.cached_property
+    def score_optimism(self) -> dict[str, Interval]:
+        """Per score, what the reading on the test set (`read_on_test`) would add to it, over seeds."""
+        if not self.optimism:
+            return {}
+        honest, theirs = self.values, self.read_on_test().values
+        return {name: self._interval((theirs[name] - values).mean(0)) for name, values in honest.items()}
+
+    @functools.cached_property
+    def variances(self) -> dict[str, Components]:
+        """Per arm of several sets, its accuracy's variance by source: seeds, sets, random draws, and the rest."""
+        random = self.readings["rdm-any"].accuracy[0] if "rdm-any" in self.readings else None
+        if self.settings.baseline != "random":
+            random = None
+        return {
+            name: variance_components(reading.accuracy, random)
+            for name, reading in self.readings.items()
+            if len(reading.accuracy) > 1 and self.settings.seeds > 1
+        }
 
     @property
     def costs(self) -> Costs:
@@ -213,8 +262,9 @@ class Result:
         lost = {s for table in self.tables.values() for s in table.students[table.diverged].tolist()}
         return len(lost)
 
-    def _score_values(self) -> dict[str, np.ndarray]:
-        """Scores by set and seed (D, S)."""
+    @functools.cached_property
+    def values(self) -> dict[str, np.ndarray]:
+        """Each score by set and seed (D, S)."""
         arm = {name: reading.accuracy for name, reading in self.readings.items()}
         asked, weight, values = self.settings.scores, self.settings.weight, {}
         original = self.settings.original_formula
@@ -232,6 +282,8 @@ class Result:
             values["ars"] = metrics.augmentation_robust_score(
                 arm["syn-aug"], arm["rdm-aug"], arm["syn-noaug"], arm["rdm-noaug"], weight
             )
+            if "lrs" in asked:
+                values["joint"] = stability.joint(values["lrs"], values["ars"])
             if original:
                 values["ars_of_percentages"] = metrics.of_percentages(values["ars"])
         return values
@@ -280,6 +332,11 @@ class Result:
             "format": FORMAT,
             "scores": {name: summary.to_json() for name, summary in self.scores.items()},
             "arms": {name: summary.to_json() for name, summary in self.accuracies.items()},
+            "optimism": {
+                "arms": {name: interval.to_json() for name, interval in self.optimism.items()},
+                "scores": {name: interval.to_json() for name, interval in self.score_optimism.items()},
+            },
+            "variances": {name: asdict(components) for name, components in self.variances.items()},
             "diverged": self.diverged,
             "costs": self.costs.to_dict(),
             "settings": json.loads(json.dumps(self.settings.to_dict())),  # lists, as they come back from a file
@@ -325,11 +382,6 @@ def load_result(path: str | Path) -> Result:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} is not a result of ddr-jax: {error!r}; give the .json of an evaluation") from error
-
-
-def _plain(interval: Interval) -> dict[str, Any]:
-    low, high = (None if bound is None else float(bound) for bound in (interval.low, interval.high))
-    return {"mean": float(interval.mean), "low": low, "high": high, "n": interval.n}
 
 
 def _tuple(value: Any) -> Any:

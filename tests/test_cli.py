@@ -48,14 +48,16 @@ def files(folder=".") -> set[str]:
     return {str(path) for path in Path(folder).rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("command", ["lrs", "ars", "accuracy"])
+@pytest.mark.parametrize("command", ["lrs", "ars", "score", "accuracy"])
 def test_a_command_prints_scores_and_writes_a_result_and_a_picture(saved, capsys, command):
     assert run(command, saved(), "--real", "digits", *QUICK, *DEVICES, "--out", "r.json") == 0
     printed = capsys.readouterr().out
     assert "Result: r.json" in printed
     assert "Picture: r.png" in printed
     content = json.loads(Path("r.json").read_text())
-    expected = {"lrs": {"hlr", "ior", "lrs"}, "ars": {"ars"}, "accuracy": {"accuracy"}}[command]
+    expected = {"lrs": {"hlr", "ior", "lrs"}, "ars": {"ars"}, "accuracy": {"accuracy"}}
+    expected["score"] = expected["lrs"] | expected["ars"] | {"joint"}
+    expected = expected[command]
     assert set(content["scores"]) == expected
     for name in expected:
         assert f"{content['scores'][name]['mean']:.4f}" in printed
@@ -74,6 +76,28 @@ def test_the_same_command_twice_gives_the_same_json_but_for_times(saved):
     times = [content.pop("times") for content in contents]
     assert contents[0] == contents[1] == contents[2]
     assert [time["students_trained"] for time in times] == [2, 2, 0]
+
+
+def test_methods_are_compared_by_their_results(saved, capsys):
+    for name in ("a", "b"):
+        saved(f"{name}.npz", **({} if name == "a" else {"images": np.full((20, 8, 8, 1), -1, np.float32)}))
+        assert run("score", f"{name}.npz", "--real", "digits", *QUICK, *DEVICES, "--out", f"{name}.json") == 0
+    capsys.readouterr()
+    assert run("compare", "a.json", "b.json", "--out", "c.json") == 0
+    printed = capsys.readouterr().out
+    assert all(part in printed for part in ("LRS at w = 0.5", "ARS at γ = 0.5", "JOINT", "Comparison: c.json"))
+    assert [method["name"] for method in json.loads(Path("c.json").read_text())["methods"]] == ["a", "b"]
+    assert run("score", "a.npz", "--real", "digits", *QUICK, *DEVICES, "--epochs", "3", "--out", "b.json") == 0
+    assert run("compare", "a.json", "b.json", "--out", "c.json") == 2
+    assert "differ in protocol.epochs: 2 in a, 3 in b" in capsys.readouterr().err
+
+
+def test_several_students_make_a_matrix(saved, capsys):
+    assert run("lrs", saved(), "--real", "digits", *QUICK, *DEVICES, "--students", "MLP", "LeNet") == 2
+    assert "LeNet leaves no pixel" in capsys.readouterr().err
+    assert run("lrs", "mine.npz", "--real", "digits", *QUICK, *DEVICES, "--students", "MLP", "ConvNet-1") == 0
+    assert "LRS by student" in capsys.readouterr().out
+    assert set(json.loads(Path("results/lrs-mine.json").read_text())["results"]) == {"MLP", "ConvNet-1"}
 
 
 def test_several_sets_are_scored_in_one_call(saved):
@@ -287,7 +311,7 @@ def test_the_demo_scores_the_bundled_set_in_a_process_of_its_own(tmp_path):
     done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     content = json.loads((tmp_path / "demo.json").read_text())
-    assert set(content["scores"]) == {"hlr", "ior", "lrs", "ars"}
+    assert set(content["scores"]) == {"hlr", "ior", "lrs", "ars", "joint"}
     assert content["arms"]["syn-any"]["mean"] > content["arms"]["rdm-any"]["mean"]
     assert content["arms"]["real-hard"]["mean"] > 0.9
     assert "student-epochs" in done.stderr

@@ -58,6 +58,13 @@ def test_power_is_the_noncentral_ts(effect, n, level):
     np.testing.assert_allclose(power_of(effect, n, level), expected, atol=1e-9)
 
 
+def test_power_is_known_for_every_number_of_seeds():
+    # nctdtr gives nothing at some n for so large an effect; a search must not take that for too little
+    power = power_of(1.736, np.arange(2, 2000), 0.05 / 15)
+    assert np.isfinite(power).all()
+    assert (np.diff(power) >= -1e-6).all()
+
+
 def test_seeds_to_separate_are_the_fewest_with_the_power():
     differences = np.array([-1.0, 0.0, 1.0]) / 1.0 + 0.5  # mean 0.5, deviation 1: Cohen's table has 34 for 0.8
     n = seeds_to_separate(differences, np.zeros(3))
