@@ -330,7 +330,7 @@ def _defaults(name: str, arguments: list[str]) -> Any:
     kind = COMMANDS[name]
     valid = [f.name for f in dataclasses.fields(kind)]
     options: dict[str, Any] = {}
-    if (path := _given("config", arguments)) is not None:
+    if "config" in valid and (path := _given("config", arguments)) is not None:
         config = configs.read(Path(path), set(valid) - {"notes"})
         if config.command not in (None, name):
             raise InputError(f"{path} is a configuration of {config.command}; run ddr-jax {config.command} --config …")
@@ -340,7 +340,8 @@ def _defaults(name: str, arguments: list[str]) -> Any:
     if chosen is not None and "preset" in valid:
         preset = _preset_options(chosen, valid)
         options = preset | options | {"notes": preset["notes"] + options.get("notes", ())}
-    missing = {f.name: tyro.MISSING for f in dataclasses.fields(kind) if f.kw_only and f.name not in options}
+    required = (f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING)
+    missing = {option: tyro.MISSING for option in required if option not in options}
     return kind(**missing | options)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import ddr_jax as ddr
-from ddr_jax import arms, demo, metrics, population, train
+from ddr_jax import arms, demo, metrics, population, presets, train
 from ddr_jax.datasets import without_validation
 from ddr_jax.distilled import Distilled
 from ddr_jax.protocol import DSA, LABELS, NAMED_AUGMENTATIONS, Protocol, augmentation
@@ -247,6 +247,17 @@ def test_every_score_runs_on_digits_with_every_kind_of_labels_and_augmentation(f
     assert set(scores) <= set(result.scores)
     assert result.diverged == 0
     assert ddr.Result.from_json(result.to_json()).to_json() == result.to_json()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_every_preset_scores_digits(few_digits, name):
+    real, sets = few_digits
+    recipe = presets.preset(name, student="ConvNet-1", width=4, epochs=1, warmup=0, step_size=None, test_every=None)
+    options = presets.find(name).settings | {"seeds": 1, "random_lr": None, "hard_lr": None}
+    result = ddr.score(sets, real, ddr.Settings(("lrs", "ars"), recipe, REAL, **options))
+    assert {"lrs", "ars"} <= set(result.scores)
+    assert result.diverged == 0
 
 
 @pytest.mark.parametrize(("labels", "loss"), [("soft", "mse_gt"), ("teacher", "mse_gt"), ("soft", "kl")])

@@ -4,10 +4,11 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import linen as nn
 
 from ddr_jax import nets, train
-from ddr_jax.protocol import DSA, Mixup, Protocol
+from ddr_jax.protocol import DSA, OPTIMIZERS, SCHEDULES, Mixup, Protocol
 from ddr_jax.train import HeldOut, Program, Student, TrainingData
 
 
@@ -86,6 +87,16 @@ def test_training_in_two_calls_equals_training_in_one():
     state = train.start(prog, who, data)
     halves = part(prog, part(prog, state, who, data, 0, 2), who, data, 2, 4)
     chex.assert_trees_all_equal(halves, part(prog, state, who, data, 0, 4))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "schedule"),
+    [*((name, "constant") for name in OPTIMIZERS), *(("sgd", name) for name in SCHEDULES if name != "constant")],
+)
+def test_every_optimizer_and_schedule_learns(optimizer, schedule):
+    data, who = one_hot_images(10), student(lr=jnp.float32(0.1))
+    rows = run(program(Protocol(epochs=4, optimizer=optimizer, schedule=schedule), OneRowPerImage()), who, data, 4)
+    assert (rows.variables["params"]["rows"][:, 0] > 0).all()  # towards the one class that is there
 
 
 def test_the_rate_drops_to_a_tenth_after_step_size_epochs():
