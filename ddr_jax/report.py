@@ -68,13 +68,13 @@ def show(result: Result) -> None:
 
 def tables(result: Result) -> Group:
     """Accuracies per arm and scores, as fractions, with intervals over seeds."""
-    parts: list[Any] = [_arms_table(result), _scores_table(result)]
-    if any(choice for choice in result.choices.values()):
-        parts.append(_rates_table(result))
+    parts: list[Any] = [_arms_table(result), Text(), _scores_table(result), Text()]
+    if result.choices:
+        parts += [_rates_table(result), Text()]
     if result.optimism:
-        parts.append(_optimism_table(result))
+        parts += [_optimism_table(result), Text()]
     if result.variances:
-        parts.append(_variances_table(result))
+        parts += [_variances_table(result), Text()]
     parts.append(Text(f"Cost of a set: {result.costs}"))
     return Group(*parts, *(Text(note, style="yellow") for note in notes(result)))
 
@@ -169,9 +169,10 @@ def _rate_cells(rate: Rate) -> tuple[str, str]:
 
 def _optimism_table(result: Result) -> Table:
     """What a reading on the test set, as ddranking's, would have added: of arms, and of scores."""
-    title = "Optimism: what choosing the epoch and the rate on the test set would add"
+    title = "Optimism: what choosing on the test set would add"
     table = _table(title, ("of", "mean", _level(result), "n"))
-    for name, interval in {**result.optimism, **result.score_optimism}.items():
+    arms = {name: result.optimism[name] for name in arm_names(result) if name in result.optimism}
+    for name, interval in {**arms, **result.score_optimism}.items():
         percent = result.settings.percent and (name in ACCURACIES or name in result.optimism)
         label = name if name in result.optimism else score_title(name)
         table.add_row(*map(Text, (label, *_cells(interval, percent))))

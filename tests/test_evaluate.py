@@ -4,6 +4,7 @@ import chex
 import jax
 import numpy as np
 import pytest
+from flax import linen as nn
 
 import ddr_jax as ddr
 from ddr_jax import arms, demo, metrics, population, presets, train
@@ -52,6 +53,25 @@ def few_digits():
 @pytest.fixture(scope="module")
 def hard(real):
     return ddr.score(distilled(), real, settings("lrs", "ars"))
+
+
+class Mine(nn.Module):
+    """A student of somebody's own, which says nothing of training."""
+
+    @nn.compact
+    def __call__(self, images):
+        return nn.Dense(3)(images.reshape(len(images), -1))
+
+
+def test_a_module_of_the_users_is_a_student_and_known_by_what_it_computes(real, tmp_path):
+    runner = ddr.Runner(ddr.Store(tmp_path / "cache"))
+    result = ddr.accuracy(distilled(), real, protocol(student=Mine()), seeds=2, runner=runner)
+    result.save(tmp_path / "r.json")
+    assert ddr.load_result(tmp_path / "r.json").scores["accuracy"] == result.scores["accuracy"]
+    again = ddr.accuracy(distilled(), real, protocol(student=Mine()), seeds=2, runner=runner)
+    assert (again.times["students_reused"], result.times["students_trained"]) == (2, 2)
+    with pytest.raises(ddr.InputError, match="no student"):
+        ddr.accuracy(distilled(), real, ddr.load_result(tmp_path / "r.json").settings.protocol, seeds=2)
 
 
 def test_hard_labels_need_no_teacher_and_one_student_serves_several_arms(hard):

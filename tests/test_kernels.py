@@ -1,6 +1,7 @@
 """Kernels equal the textbook formulas, values and gradients, in float64; and stay fast and exact in float32."""
 
 import re
+from functools import partial
 
 import chex
 import jax
@@ -34,20 +35,48 @@ def textbook_moments(x, axes):
     return x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
 
 
+def assert_fast_equals_plain(x, kernel, stride=1, padding=1):
+    fast, plain = (
+        jax.jit(partial(value_and_pullback, partial(f, stride=stride, padding=padding)))(x, kernel)
+        for f in (kernels.fast_convolution, kernels.plain_convolution)
+    )
+    chex.assert_trees_all_close(fast, plain, rtol=1e-12, atol=1e-11)
+
+
 @pytest.mark.parametrize("batch", [1, kernels.CHUNK, 2 * kernels.CHUNK + 3])
 def test_fast_convolution_equals_the_plain_one_with_both_gradients(float64, batch):
-    x, kernel = normal(batch, 6, 5, 3), normal(3, 3, 3, 4, seed=1)
-    fast, plain = (value_and_pullback(f, x, kernel) for f in (kernels.fast_conv3x3, kernels.plain_conv3x3))
-    chex.assert_shape(fast[0], (batch, 6, 5, 4))
-    chex.assert_trees_all_close(fast, plain, rtol=1e-12, atol=1e-12)
+    assert_fast_equals_plain(normal(batch, 6, 5, 3), normal(3, 3, 3, 4, seed=1))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (2, 5), (4, 2), (3, 3)])
 @pytest.mark.parametrize(("inputs", "outputs"), [(1, 3), (3, 5), (4, 128), (3, 128)])
 def test_convolution_of_every_formulation_equals_the_plain_one_with_both_gradients(float64, size, inputs, outputs):
-    x, kernel = normal(kernels.CHUNK + 3, *size, inputs), normal(3, 3, inputs, outputs, seed=1)
-    fast, plain = (value_and_pullback(f, x, kernel) for f in (kernels.fast_conv3x3, kernels.plain_conv3x3))
-    chex.assert_trees_all_close(fast, plain, rtol=1e-12, atol=1e-12)
+    assert_fast_equals_plain(normal(kernels.CHUNK + 3, *size, inputs), normal(3, 3, inputs, outputs, seed=1))
+
+
+@pytest.mark.parametrize(
+    ("window", "map_size"),
+    [
+        ((1, 2, 0), (5, 4)),
+        ((2, 1, 1), (1, 3)),
+        ((2, 4, 0), (7, 6)),  # pixels between the windows, and after the last
+        ((3, 2, 1), (6, 5)),
+        ((3, 2, 1), (2, 1)),
+        ((3, 1, 3), (6, 5)),
+        ((4, 4, 0), (9, 8)),
+        ((5, 1, 0), (6, 6)),
+        ((5, 1, 2), (2, 3)),
+        ((5, 2, 4), (8, 7)),
+        ((7, 2, 3), (9, 8)),
+        ((7, 2, 3), (4, 4)),
+        ((11, 4, 2), (12, 15)),
+        ((11, 4, 5), (13, 1)),
+    ],
+)
+def test_convolution_of_every_window_equals_the_plain_one_with_both_gradients(float64, window, map_size):
+    size, stride, padding = window
+    x, kernel = normal(kernels.CHUNK + 1, *map_size, 2), normal(size, size, 2, 3, seed=1)
+    assert_fast_equals_plain(x, kernel, stride, padding)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +85,8 @@ def test_convolution_of_every_formulation_equals_the_plain_one_with_both_gradien
 def test_each_shape_gets_its_formulation(side, inputs, outputs, operation):
     images, kernel = jnp.ones((4, side, side, inputs)), jnp.ones((3, 3, inputs, outputs))
     fast, plain = (
-        jax.jit(f).lower(images, kernel).compile().as_text() for f in (kernels.fast_conv3x3, kernels.plain_conv3x3)
+        jax.jit(f, static_argnums=(2, 3)).lower(images, kernel, 1, 1).compile().as_text()
+        for f in (kernels.fast_convolution, kernels.plain_convolution)
     )
     assert operation in fast
     assert (operation in plain) == (operation == "b01f_01io")
@@ -67,10 +97,10 @@ def test_gradient_of_a_gradient_equals_the_plain_convolutions(float64, side):
     x, kernel = normal(13, side, side, 2), normal(3, 3, 2, 3, seed=1)
 
     def sharpness(conv):
-        slope = jax.grad(lambda x, k: (conv(x, k) ** 3).sum(), argnums=1)
+        slope = jax.grad(lambda x, k: (conv(x, k, 1, 1) ** 3).sum(), argnums=1)
         return jax.jit(jax.grad(lambda x, k: (slope(x, k) ** 2).sum(), argnums=(0, 1)))(x, kernel)
 
-    chex.assert_trees_all_close(*map(sharpness, (kernels.fast_conv3x3, kernels.plain_conv3x3)), rtol=1e-11)
+    chex.assert_trees_all_close(*map(sharpness, (kernels.fast_convolution, kernels.plain_convolution)), rtol=1e-11)
 
 
 @pytest.mark.parametrize("axes", [(1, 2), (0, 1, 2)])
@@ -108,6 +138,19 @@ def test_average_pool_equals_a_window_reduction_with_gradient(float64, height, w
     chex.assert_trees_all_close(ours, theirs, rtol=1e-12)
 
 
+@pytest.mark.parametrize(("height", "width"), [(6, 4), (7, 5), (2, 3)])
+def test_max_pool_equals_a_window_reduction_and_the_first_of_equal_values_gets_the_gradient(height, width):
+    def windows(x):
+        return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+
+    x = jnp.asarray(np.random.default_rng(0).integers(0, 3, (8, height, width, 2)), jnp.float32)  # many are equal
+    values, (gradient,) = value_and_pullback(kernels.max_pool, x)
+    # select_and_scatter's rule, which is PyTorch's too.
+    chex.assert_trees_all_equal((values, (gradient,)), value_and_pullback(windows, x))
+    first = jax.grad(lambda x: kernels.max_pool(x).sum())(jnp.ones((1, 2, 2, 1)))
+    chex.assert_trees_all_equal(first.ravel(), jnp.array([1.0, 0, 0, 0]))
+
+
 def test_variance_survives_a_mean_far_larger_than_the_deviation():
     x = np.random.default_rng(0).normal(size=(2, 16, 16, 3)) + 1e3
     x = x.astype(np.float32)
@@ -117,15 +160,19 @@ def test_variance_survives_a_mean_far_larger_than_the_deviation():
     assert np.abs(mean_of_squares - variance.squeeze()).max() > 0.01  # what the pivot is there for
 
 
-def test_gradients_inside_a_loop_keep_the_convolution_layout_that_is_fast():
-    x, kernel = jnp.ones((20, 8, 8, 16)), jnp.ones((3, 3, 16, 16))
+@pytest.mark.parametrize("window", [(3, 1, 1), (5, 1, 0), (3, 2, 1), (7, 2, 3), (11, 4, 2)])
+def test_gradients_inside_a_loop_keep_the_convolution_layout_that_is_fast(window):
+    size, stride, padding = window
+    x, kernel = jnp.ones((20, 64, 64, 4)), jnp.ones((size, size, 4, 4))
 
     def descend(conv):
-        gradient = jax.grad(lambda k: (conv(jnp.tanh(conv(x, k)), k) ** 2).sum())
-        program = jax.jit(lambda k: lax.fori_loop(0, 5, lambda _, k: k - gradient(k), k))
+        def loss(k):
+            return (conv(jnp.tanh(conv(x, k, stride, padding)), k, stride, padding) ** 2).sum()
+
+        program = jax.jit(lambda k: lax.fori_loop(0, 5, lambda _, k: k - jax.grad(loss)(k), k))
         return set(re.findall(r"dim_labels=(\S+?)[,\s]", program.lower(kernel).compile().as_text()))
 
-    assert descend(kernels.fast_conv3x3) == {"b01f_01io->b01f"}
+    assert descend(kernels.fast_convolution) == {"b01f_01io->b01f"}
 
 
 def test_gradients_on_a_mesh_equal_those_of_one_device():
@@ -134,7 +181,7 @@ def test_gradients_on_a_mesh_equal_those_of_one_device():
 
     def gradients(images, kernel):
         def loss(images, kernel):
-            return (kernels.fast_conv3x3(images[0], kernel[0]) ** 2).sum()
+            return (kernels.fast_convolution(images[0], kernel[0], 1, 1) ** 2).sum()
 
         return jax.grad(loss, argnums=(0, 1))(images, kernel)
 

@@ -22,90 +22,96 @@ CHUNK = 10
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
     """Convolution of (N, H, W, I) with (S, S, I, O), zeros around; the fast formulations where they apply."""
-    size = kernel.shape[0]
-    if size == 3 and stride == 1 and padding >= 1:
-        extra = (padding - 1,) * 2  # the kernel itself pads by 1
-        return conv3x3(jnp.pad(x, ((0, 0), extra, extra, (0, 0))) if padding > 1 else x, kernel)
-    if size == 1 and padding == 0:
+    if kernel.shape[0] == 1 and padding == 0:
         return x[:, ::stride, ::stride] @ kernel[0, 0]
-    layout = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(x, kernel, (stride,) * 2, ((padding, padding),) * 2, dimension_numbers=layout)
-
-
-def conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """3×3 convolution, stride 1, padding 1: (N, H, W, I) and (3, 3, I, O) to (N, H, W, O)."""
     # The one place that chooses a formulation. Only the CPU's was measured; elsewhere XLA's own is used.
-    return fast_conv3x3(x, kernel) if jax.default_backend() == "cpu" else plain_conv3x3(x, kernel)
+    formulation = fast_convolution if jax.default_backend() == "cpu" else plain_convolution
+    return formulation(x, kernel, stride, padding)
 
 
-def plain_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def plain_convolution(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
     """The convolution with autodiff's derivative, whose layouts are slow inside loops on a CPU."""
+    return _lax_convolution(x, kernel, ((padding, padding),) * 2, stride=stride)
+
+
+def _lax_convolution(x, kernel, pads, stride=1, spread=1, dilation=1):
+    """XLA's convolution; `spread` puts zeros between the pixels of x, `dilation` between those of the kernel."""
     layout = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=layout)
+    factors = ((factor, factor) for factor in (spread, dilation))
+    return lax.conv_general_dilated(x, kernel, (stride, stride), pads, *factors, dimension_numbers=layout)
 
 
-@jax.custom_vjp
-def fast_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def fast_convolution(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
     """The convolution as it runs fastest for its shape, with a derivative in the same formulations."""
-    return _conv3x3_by_shape(x, kernel)
+    return _convolution_by_shape(x, kernel, ((padding, padding),) * 2, stride=stride)
 
 
-def _conv3x3_by_shape(x, kernel):
+def _convolution_by_shape(x, kernel, pads, stride=1, spread=1):
     """The convolution in the formulation that was fastest for the shape.
 
-    CPU time against the plain one: 2×2 maps of 32 channels 0.08 ms and 0.99 (3×3 maps: 0.19 and 0.12); 32×32
-    images of 3 channels, to 32 channels 2.0 ms and 7.1, to 128 no less (1 channel: 0.13 and 0.07).
+    CPU time against the plain one: 2×2 maps of 32 channels 0.08 ms and 0.99, of 512 channels 2.7 and 288 (3×3
+    maps: 0.19 and 0.12); 32×32 images of 3 channels, to 32 channels 2.0 ms and 7.1, to 128 no less (1 channel:
+    0.13 and 0.07).
     """
-    if _is_tiny(x):
-        return _product_conv3x3(x, kernel)
-    if kernel.shape[2] == 3 and kernel.shape[3] < 128:
+    if _is_tiny(x, kernel.shape[0]):
+        return _product_convolution(x, kernel, pads, stride, spread)
+    if kernel.shape[:3] == (3, 3, 3) and kernel.shape[3] < 128:
         x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, 1)))
         kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, 1), (0, 0)))
-    return plain_conv3x3(x, kernel)
+    return _lax_convolution(x, kernel, pads, stride, spread)
 
 
-def _is_tiny(x):
-    """Whether a map is so small that XLA leaves its fast convolution: narrower than the kernel, but not 1×1."""
-    return min(x.shape[1:3]) == 2
+def _is_tiny(x, size):
+    """Whether a map is narrower than the kernel: there XLA leaves its fast convolution."""
+    return min(x.shape[1:3]) < size
 
 
-def _product_conv3x3(x, kernel):
-    """The convolution as one matrix product, each pixel's nine neighbours side by side."""
-    height, width = x.shape[1:3]
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    neighbours = [x[:, row : row + height, column : column + width] for row in range(3) for column in range(3)]
-    return jnp.concatenate(neighbours, -1) @ kernel.reshape(-1, kernel.shape[-1])
+def _product_convolution(x, kernel, pads, stride, spread):
+    """The convolution as one matrix product, the pixels under each place of the kernel side by side."""
+    size = kernel.shape[0]
+    around = ((0, 0, 0), *((*pad, spread - 1) for pad in pads), (0, 0, 0))
+    x = lax.pad(x, jnp.zeros((), x.dtype), around)
+    rows, columns = (range(length - size + 1)[::stride] for length in x.shape[1:3])
+    places = [(row, column) for row in range(size) for column in range(size)]
+    pixels = [x[:, row:, column:][:, : rows.stop : stride, : columns.stop : stride] for row, column in places]
+    return jnp.concatenate(pixels, -1) @ kernel.reshape(-1, kernel.shape[-1])
 
 
-def _conv_forward(x, kernel):
-    return _conv3x3_by_shape(x, kernel), (x, kernel)
+def _convolution_forward(x, kernel, stride, padding):
+    return fast_convolution(x, kernel, stride, padding), (x, kernel)
 
 
-def _conv_backward(saved, g):
+def _convolution_backward(stride, padding, saved, g):
     x, kernel = saved
+    size = kernel.shape[0]
+    # Less than `padding` is used after the last pixel where the stride does not divide the rest.
+    used = [size + stride * (places - 1) for places in g.shape[1:3]]
+    pads = [(padding, end - length - padding) for end, length in zip(used, x.shape[1:3], strict=True)]
     flipped = kernel[::-1, ::-1].swapaxes(2, 3)
-    return _conv3x3_by_shape(g, flipped), _kernel_gradient(x, g)
+    around = [(size - 1 - before, size - 1 - after) for before, after in pads]
+    return _convolution_by_shape(g, flipped, around, spread=stride), _kernel_gradient(x, g, size, pads, stride)
 
 
-fast_conv3x3.defvjp(_conv_forward, _conv_backward)
+fast_convolution.defvjp(_convolution_forward, _convolution_backward)
 
 
-def _kernel_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
-    """Gradient (3, 3, I, O) with respect to the kernel, summed over chunks of images."""
-    size = len(x) if _is_tiny(x) else min(CHUNK, len(x))
-    whole, left = divmod(len(x), size)
+def _kernel_gradient(x, g, size, pads, stride):
+    """Gradient (S, S, I, O) with respect to the kernel, summed over chunks of images."""
+    count = len(x) if _is_tiny(x, size) else min(CHUNK, len(x))
+    whole, left = divmod(len(x), count)
 
     def chunk(start, count):
-        return _chunk_gradient(*(lax.dynamic_slice_in_dim(a, start, count) for a in (x, g)))
+        # A convolution in which channels are images and images are channels.
+        images, gradients = (lax.dynamic_slice_in_dim(a, start, count) for a in (x, g))
+        channels = _lax_convolution(
+            images.transpose(3, 1, 2, 0), gradients.transpose(1, 2, 0, 3), pads, dilation=stride
+        )
+        return channels.transpose(1, 2, 0, 3)
 
     # Starts from the first chunk, not from zeros: zeros would not vary over the mesh of a shard_map.
-    total = lax.fori_loop(1, whole, lambda i, total: total + chunk(i * size, size), chunk(0, size))
+    total = lax.fori_loop(1, whole, lambda i, total: total + chunk(i * count, count), chunk(0, count))
     return total + chunk(len(x) - left, left) if left else total
-
-
-def _chunk_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
-    """The same for a few images, as a convolution in which channels are images and images are channels."""
-    return plain_conv3x3(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3)).transpose(1, 2, 0, 3)
 
 
 def moments(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
@@ -148,16 +154,54 @@ def normalise(x, mean, variance, scale, bias, eps: float = 1e-5) -> jax.Array:
 def average_pool(x: jax.Array) -> jax.Array:
     """Means of 2×2 pixels, an odd last row or column left out: (N, H, W, K) to (N, ⌊H/2⌋, ⌊W/2⌋, K)."""
     # Sums of strided slices: XLA's reduce_window is slower both ways.
-    height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
-    a, b, c, d = (x[:, row:height:2, column:width:2] for row in (0, 1) for column in (0, 1))
+    a, b, c, d = _quarters(x)
     return (a + b + c + d) * 0.25
 
 
 def max_pool(x: jax.Array, size: int = 2, stride: int = 2, padding: int = 0) -> jax.Array:
-    """Largest values of size×size windows, what does not fill a window left out."""
+    """Largest values of size×size windows, what does not fill a window left out.
+
+    The gradient goes to the first of equal values, row by row.
+    """
+    if (size, stride, padding) == (2, 2, 0):
+        return _halving_max_pool(x)
     window, strides = (1, size, size, 1), (1, stride, stride, 1)
     pads = ((0, 0), (padding, padding), (padding, padding), (0, 0))
     return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, pads)
+
+
+def _quarters(x):
+    """The upper left, upper right, lower left and lower right pixels of all whole 2×2 windows."""
+    height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
+    return [x[:, row:height:2, column:width:2] for row in (0, 1) for column in (0, 1)]
+
+
+@jax.custom_vjp
+def _halving_max_pool(x):
+    # As with averages; of 10 images, 32×32×128, both ways: 1.5 ms, and 16 by reduce_window.
+    a, b, c, d = _quarters(x)
+    return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
+
+
+def _max_pool_forward(x):
+    largest = _halving_max_pool(x)
+    return largest, (x, largest)
+
+
+def _max_pool_backward(saved, g):
+    x, largest = saved
+    waiting, shares = jnp.ones(g.shape, bool), []
+    for quarter in _quarters(x):
+        hit = waiting & (quarter == largest)
+        shares.append(jnp.where(hit, g, 0))
+        waiting = waiting & ~hit
+    rows = [jnp.stack(pair, 3) for pair in (shares[:2], shares[2:])]
+    whole = jnp.stack(rows, 2).reshape(len(x), 2 * g.shape[1], 2 * g.shape[2], -1)
+    rest = ((0, length - covered) for length, covered in zip(x.shape, whole.shape, strict=True))
+    return (jnp.pad(whole, tuple(rest)),)
+
+
+_halving_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def adaptive_average_pool(x: jax.Array, side: int) -> jax.Array:
