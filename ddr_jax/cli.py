@@ -25,7 +25,7 @@ from ddr_jax.options import Evaluation, Running
 from ddr_jax.types import DistilledSets, InputError, InputWarning, RealData
 
 if TYPE_CHECKING:
-    from ddr_jax.result import Result
+    from ddr_jax.result import Result, Settings
     from ddr_jax.teachers import Teachers
 
 MAX_CPU_DEVICES = 8  # each holds its own copy of the data
@@ -91,7 +91,7 @@ def _run(command: Running) -> None:
         if students:
             found = cross.cross_architecture(sets, real, settings, students, **asked)
         else:
-            given = _given_teachers(command, real)
+            given = _given_teachers(command, settings, real)
             found = evaluate.score(sets, real, settings, **asked, given_teachers=given)
     found.save(out)
     config = out.with_suffix(".yaml")
@@ -147,12 +147,13 @@ def _check_ipc(command: Running, sets: DistilledSets) -> None:
         )
 
 
-def _given_teachers(command: Running, real: RealData) -> Teachers | None:
+def _given_teachers(command: Running, settings: Settings, real: RealData) -> Teachers | None:
     if not isinstance(command, Evaluation) or not command.teacher_weights:
         return None
     from ddr_jax.teachers import load_teachers
 
-    return load_teachers(*command.teacher_weights, real=real, student=command.student, width=command.width)
+    protocol = settings.teacher_protocol
+    return load_teachers(*command.teacher_weights, real=real, student=protocol.student, width=protocol.width)
 
 
 def _start_jax(command: Running) -> None:

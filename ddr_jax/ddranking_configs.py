@@ -443,19 +443,20 @@ def _teachers(file: _File) -> None:
     teachers = [_network(file, "teacher_model_names", name, torchvision) for name in given]
     folder = Path(file.text("teacher_dir") or "teacher_models", file.text("dataset") or "CIFAR10")
     paths = tuple(folder / name / "ckpt_best.pt" for name in given)
-    student = file.options.get("student", "ConvNet-3")
-    file.set(teachers=len(teachers))
-    if not all(path.is_file() for path in paths):
-        missing = next(path for path in paths if not path.is_file())
-        file.notes.append(f"teacher_dir: there is no {missing}; {len(teachers)} teachers like the student are trained")
-    elif others := [name for name in teachers if name != student]:
+    if others := [name for name in teachers if name != teachers[0]]:
         raise file.error(
-            f"teacher_model_names has {others[0]}, but the student is {student}: teachers whose weights are given "
-            "share the student's architecture here; leave teacher_dir out to train such"
+            f"teacher_model_names has {teachers[0]} and {others[0]}: teachers that are averaged share one architecture "
+            "here; name those of one"
         )
-    else:
+    file.set(teachers=len(teachers))
+    if teachers[0] != file.options.get("student", "ConvNet-3"):
+        file.set(teacher=teachers[0])
+    if all(path.is_file() for path in paths):
         file.set(teacher_weights=paths)
         file.notes.append(f"teacher_dir: weights from {', '.join(map(str, paths))}")
+    else:
+        missing = next(path for path in paths if not path.is_file())
+        file.notes.append(f"teacher_dir: there is no {missing}; {len(teachers)} of {teachers[0]} are trained")
 
 
 def _name_list(file: _File, key: str) -> list[str] | None:

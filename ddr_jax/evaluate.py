@@ -235,7 +235,7 @@ class _Source:
 
 
 def _check(settings: Settings, sets: DistilledSets, real: RealData) -> None:
-    for protocol in (settings.protocol, settings.real_protocol):
+    for protocol in (settings.protocol, settings.real_protocol, settings.teacher_protocol):
         nets.check(protocol.student, real.image_shape, real.num_classes)
         if real.whitening is not None and of_pixels(protocol.augment):
             raise InputError(
@@ -262,15 +262,14 @@ def _check(settings: Settings, sets: DistilledSets, real: RealData) -> None:
 def _real_arms(source: _Source) -> list[Arm]:
     """Students of the real data: the real-hard arm, and teachers where they label something."""
     settings, arms = source.settings, []
-    protocol = settings.real_protocol
 
-    def arm(name: str, students: int, keep: bool = False) -> Arm:
+    def arm(name: str, protocol: Protocol, students: int, keep: bool = False) -> Arm:
         return Arm(name, protocol, source.real_train(students), protocol.augment is not None, keep=keep)
 
     if settings.trains_real_hard:
-        arms.append(arm("real-hard", settings.seeds))
+        arms.append(arm("real-hard", settings.real_protocol, settings.seeds))
     if settings.trains_teachers:
-        arms.append(arm("teacher", settings.teachers, keep=True))
+        arms.append(arm("teacher", settings.teacher_protocol, settings.teachers, keep=True))
     return arms
 
 
@@ -279,8 +278,8 @@ def _teachers(settings: Settings, real: RealData, finished: Finished) -> Teacher
     table = finished.tables.get("teacher")
     if table is None:
         return None
-    rates = read(table, settings.real_protocol.readout).rate[0]
-    protocol = settings.real_protocol
+    protocol = settings.teacher_protocol
+    rates = read(table, protocol.readout).rate[0]
     net = nets.build(protocol.student, width=protocol.width, num_classes=real.num_classes)
     chosen = [finished.weights[table.students[0, rate, seed]] for seed, rate in enumerate(rates)]
     return Teachers.of(net, chosen)

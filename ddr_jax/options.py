@@ -35,7 +35,18 @@ PROTOCOL_OPTIONS = (
     *("scale_loss", "readout", "test_every"),
 )
 SETTINGS_OPTIONS = (
-    *("seeds", "teachers", "interval", "level", "hard_augment", "hard_lr", "random_lr", "baseline", "percent"),
+    *(
+        "seeds",
+        "teachers",
+        "teacher",
+        "interval",
+        "level",
+        "hard_augment",
+        "hard_lr",
+        "random_lr",
+        "baseline",
+        "percent",
+    ),
     *("original_formula", "extend_grid", "halving"),
 )
 MACHINE_OPTIONS = ("out", "cache", "store", "devices", "config", "notes")  # say nothing of what is computed
@@ -144,8 +155,10 @@ class Evaluation(Running):
     """Multiply the loss by the square of the temperature."""
     teachers: int = 1
     """Teachers whose logits are averaged; trained as real-hard students are."""
+    teacher: str | None = None
+    """Their network. Default: the student's."""
     teacher_weights: tuple[Path, ...] = ()
-    """Files of teachers' weights (.safetensors or PyTorch's .pt, of --student and --width), instead of training."""
+    """Files of teachers' weights (.safetensors or PyTorch's .pt, of --teacher), instead of training."""
     readout: Literal["last", "best"] = "last"
     """last: last epoch, rate chosen on validation. best: best epoch and rate on the test set, as ddranking 0.2.0."""
     test_every: int | None = None

@@ -19,6 +19,7 @@ from ddr_jax.coresets import BASELINES, IN_FEATURES
 from ddr_jax.costs import Costs, label_cost
 from ddr_jax.files import write_atomically
 from ddr_jax.intervals import Components, Interval, bootstrap_interval, t_interval, variance_components
+from ddr_jax.nets.names import find
 from ddr_jax.protocol import Protocol, hard
 from ddr_jax.protocol import from_dict as protocol_from_dict
 from ddr_jax.protocol import to_dict as protocol_to_dict
@@ -48,6 +49,7 @@ class Settings:
         hard_lr, random_lr: learning rates of the syn-hard arm, and of random arms, where they are not the protocol's.
         weight: w of the LRS and γ of the ARS, in [0, 1].
         teachers: how many teachers' logits are averaged, where labels come from teachers.
+        teacher: their network, as a protocol's `student`; None is that of the real-hard students.
         given_teachers: the fingerprint of teachers that were given; None trains them.
         interval: ``t`` (Student's) or ``bootstrap`` (bias-corrected), over seeds.
         level: coverage that the intervals aim at.
@@ -70,6 +72,7 @@ class Settings:
     random_lr: tuple[float, ...] | None = None
     weight: float = 0.5
     teachers: int = 1
+    teacher: Any = None
     given_teachers: str | None = None
     interval: str = "t"
     level: float = 0.95
@@ -105,7 +108,18 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain data."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        if not isinstance(self.teacher, str | None):
+            values["teacher"] = repr(self.teacher)
         return values | {name: protocol_to_dict(values[name]) for name in ("protocol", "real_protocol")}
+
+    @property
+    def teacher_protocol(self) -> Protocol:
+        """Of teachers: as real-hard students, but for their network."""
+        if self.teacher is None:
+            return self.real_protocol
+        own_width = not isinstance(self.teacher, str) or not find(self.teacher).has_width
+        width = Protocol.width if own_width else self.real_protocol.width
+        return replace(self.real_protocol, student=self.teacher, width=width)
 
     @property
     def hard_protocol(self) -> Protocol:

@@ -171,7 +171,8 @@ def test_known_accuracy_stays_with_its_data():
             {"use_aug_for_hard": True, "custom_train_trans": None},
             {"hard_augment": True, "real_augmentation": CutMix(mix_targets=False)},
         ),
-        ("lrs_soft", {"teacher_model_names": ["ResNet-18-BN", "ResNet-34-BN"]}, {"teachers": 2}),
+        ("lrs_soft", {"teacher_model_names": ["ResNet-18-BN", "ResNet-18-BN"]}, {"teachers": 2, "teacher": None}),
+        ("lrs_soft", {"teacher_model_names": "ResNet-34-BN"}, {"teacher": "torchvision-ResNet-34-BN"}),
         ("ars", {"label_type": "hard"}, {"labels": "hard", "loss": "ce", "teachers": None}),
     ],
 )
@@ -214,13 +215,9 @@ def test_teachers_weights_are_used_where_ddranking_keeps_them(read_content, tmp_
     assert config.options["teacher_weights"] == (weights,)
 
 
-def test_weights_of_another_network_than_the_student_are_refused(read_content, tmp_path):
-    weights = tmp_path / "ImageNet1K" / "ResNet-34-BN" / "ckpt_best.pt"
-    weights.parent.mkdir(parents=True)
-    weights.write_bytes(b"")
-    content = demo("lrs_soft", teacher_dir=str(tmp_path), teacher_model_names="ResNet-34-BN")
-    with pytest.raises(InputError, match=r"teacher_model_names has torchvision-ResNet-34-BN, but the student is"):
-        read_content(content)
+def test_teachers_of_several_networks_are_refused(read_content):
+    with pytest.raises(InputError, match=r"torchvision-ResNet-18-BN and torchvision-ResNet-34-BN: .* share one"):
+        read_content(demo("lrs_soft", teacher_model_names=["ResNet-18-BN", "ResNet-34-BN"]))
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,15 @@ def hard(real):
     return ddr.score(distilled(), real, settings("lrs", "ars"))
 
 
+def test_teachers_may_be_of_another_network_than_students(real):
+    taught = settings("accuracy", protocol=protocol(labels="teacher"), teachers=2, teacher="MLP")
+    result = ddr.score(distilled(), real, taught)
+    assert result.data["teachers"] == {"count": 2, "parameters": (64 * 4 + 4) + (4 * 4 + 4) + (4 * 3 + 3)}
+    deep = settings("accuracy", protocol=protocol(labels="teacher"), teacher="ConvNet-5")
+    with pytest.raises(ddr.InputError, match="ConvNet-5 leaves no pixel"):
+        ddr.score(distilled(), real, deep)
+
+
 class Mine(nn.Module):
     """A student of somebody's own, which says nothing of training."""
 
