@@ -41,6 +41,7 @@ _HOMES = {
     "preset": "presets",
     "save_distilled": "distilled",
     "score": "evaluate",
+    "use_compilation_cache": "compilation",
     "use_cpu_cores": "population",
 }
 
@@ -75,12 +76,14 @@ __all__ = [
     "preset",
     "save_distilled",
     "score",
+    "use_compilation_cache",
     "use_cpu_cores",
 ]
 
 if TYPE_CHECKING:
     from ddr_jax.arms import Runner
     from ddr_jax.comparison import compare_results, load_results
+    from ddr_jax.compilation import use_compilation_cache
     from ddr_jax.cross import cross_architecture
     from ddr_jax.datasets import load_dataset
     from ddr_jax.distilled import Distilled, load_distilled, save_distilled

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddr_jax import provenance
-from ddr_jax.population import Execution, default_execution, train_population
+from ddr_jax import memory, provenance
+from ddr_jax.population import Execution, default_execution, everywhere, train_population
 from ddr_jax.protocol import Protocol
 from ddr_jax.store import Store, identity
 from ddr_jax.teachers import Teachers
@@ -60,7 +60,8 @@ class Runner:
     Attributes:
         store: where finished students are looked up and kept; None keeps nothing.
         execution: how a population uses the devices; None takes `population.default_execution`.
-        on_progress: called with the arms' names, the student-epochs done since the last call, and their total.
+        on_progress: called with what is trained (arms, number of students, epochs), the images trained on since the
+            last call (negative where students are begun anew), and how many there will be in all.
     """
 
     store: Store | None = None
@@ -69,13 +70,18 @@ class Runner:
 
 
 class Finished(NamedTuple):
-    """What training some arms gave: a table per arm, the weights that were asked for, and what it took."""
+    """What training some arms gave: a table per arm, the weights that were asked for, and what it took.
+
+    `chunk` is how many students a device trained at once, at most, 0 if none; `peak_memory` as `memory.peak_memory`.
+    """
 
     tables: dict[str, ArmTable]
     weights: dict[str, Any]  # by student identity
     trained: int
     reused: int
     programs: frozenset[Program]
+    chunk: int
+    peak_memory: int | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,15 +115,18 @@ def train_arms(arms: Sequence[Arm], real: RealData, *, key: jax.Array, runner: R
         "constants": fingerprint(real.mean, real.std),
         "tests": [fingerprint(split.images, split.labels) for split in _splits(real).values()],
         "key": provenance.key_facts(key),
-        "environment": provenance.environment(execution.mode),
+        "environment": provenance.environment(execution.mode, execution.precision),
     }
     jobs = [job for arm in arms for job in _jobs(arm, real, facts)]
     wanted = {job.student: job for job in jobs}
     kept = {job.student for job in jobs if job.arm.keep}
     records, weights = _recall(wanted, kept, runner.store)
     missing = [job for name, job in wanted.items() if name not in records]
+    tests = everywhere(tests, execution) if missing else tests
+    chunks: list[int] = []
     for group in _groups(missing):
-        for name, record, variables in _train_group(group, key, real, tests, splits, execution, runner, bool(kept)):
+        trained = _train_group(group, key, real, tests, splits, execution, runner, bool(kept), chunks)
+        for name, record, variables in trained:
             records[name] = record
             if name in kept:
                 weights[name] = variables
@@ -127,6 +136,8 @@ def train_arms(arms: Sequence[Arm], real: RealData, *, key: jax.Array, runner: R
         trained=len(missing),
         reused=len(wanted) - len(missing),
         programs=frozenset(job.program for job in jobs),
+        chunk=max(chunks, default=0),
+        peak_memory=memory.peak_memory(),
     )
 
 
@@ -177,15 +188,18 @@ def _groups(jobs: list[_Job]) -> list[list[_Job]]:
     return list(groups.values())
 
 
-def _train_group(group, key, real, tests, splits, execution, runner, keep):
-    """Trains one population, yielding identity, record and final weights of each student as it finishes."""
+def _train_group(group, key, real, tests, splits, execution, runner, keep, chunks):
+    """Trains one population, yielding identity, record and final weights of each student as it finishes.
+
+    Appends to `chunks` how many students each device trained at once.
+    """
     program, protocol = group[0].program, group[0].arm.protocol
     students, data = _population(group, key, real)
-    label = ", ".join(dict.fromkeys(job.arm.name for job in group))
-    total = len(group) * program.epochs
+    arms, images = ", ".join(dict.fromkeys(job.arm.name for job in group)), data.images.shape[1]
+    label = f"{arms}: {len(group):,} students × {program.epochs:,} epochs"
 
-    def report(done: int) -> None:
-        runner.on_progress(label, done, total)
+    def report(student_epochs: int) -> None:
+        runner.on_progress(label, student_epochs * images, len(group) * program.epochs * images)
 
     report(0)
     outcomes = train_population(
@@ -199,6 +213,7 @@ def _train_group(group, key, real, tests, splits, execution, runner, keep):
         on_progress=report,
     )
     for outcome in outcomes:
+        chunks.append(outcome.chunk)
         for i, position in enumerate(outcome.students):
             record = {name: (outcome.hits[i, :, n] / size).tolist() for n, (name, size) in enumerate(splits.items())}
             record["diverged"] = bool(outcome.diverged[i])
@@ -216,13 +231,13 @@ def _population(group: list[_Job], key: jax.Array, real: RealData) -> tuple[Stud
     at_images, at_targets = ({digest: i for i, digest in enumerate(pool)} for pool in (images, targets))
     protocols = [job.arm.protocol for job in group]
 
-    def numbers(values: list[float]) -> jax.Array:
-        return jnp.array(values, jnp.float32)
+    def numbers(values: list[Any], dtype: Any = np.float32) -> Any:
+        return np.array(values, dtype)
 
     students = Student(
         key=jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.array([job.place[2] for job in group])),
-        images=jnp.array([at_images[job.data.digests[0]] for job in group], jnp.int32),
-        targets=jnp.array([at_targets[job.data.digests[1]] for job in group], jnp.int32),
+        images=numbers([at_images[job.data.digests[0]] for job in group], np.int32),
+        targets=numbers([at_targets[job.data.digests[1]] for job in group], np.int32),
         lr=numbers([job.facts["lr"] for job in group]),
         weight_decay=numbers([p.weight_decay for p in protocols]),
         momentum=numbers([p.momentum for p in protocols]),
@@ -230,7 +245,7 @@ def _population(group: list[_Job], key: jax.Array, real: RealData) -> tuple[Stud
         loss_scale=numbers([p.temperature**2 if p.scale_loss else 1.0 for p in protocols]),
         mse_weight=numbers([p.mse_weight for p in protocols]),
         ce_weight=numbers([p.ce_weight for p in protocols]),
-        augment=jnp.array([job.arm.augmented for job in group]),
+        augment=numbers([job.arm.augmented for job in group], bool),
     )
     teacher = group[0].arm.teachers.variables if group[0].program.teacher is not None else None
     stacked_images, stacked_targets = (np.stack(list(pool.values())) for pool in (images, targets))

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from ddr_jax import comparison, configs, datasets, demo, distilled, options, report
 from ddr_jax.files import check_writable
@@ -81,7 +82,9 @@ def _run(command: Running) -> None:
 
     from ddr_jax import arms, cross, evaluate, population, store
 
-    execution = dataclasses.replace(population.default_execution(), devices=command.devices)
+    execution = dataclasses.replace(
+        population.default_execution(), devices=command.devices, precision=command.precision
+    )
     kept = store.Store(command.cache) if command.store else None
     for note in getattr(command, "notes", ()):
         print(f"ddr-jax: {note}", file=sys.stderr)
@@ -157,17 +160,27 @@ def _given_teachers(command: Running, settings: Settings, real: RealData) -> Tea
 
 
 def _start_jax(command: Running) -> None:
-    """One CPU device per core, unless an accelerator is there: each trains a student of its own."""
+    """Programs kept from earlier starts; and one CPU device per core, unless an accelerator is there."""
+    from ddr_jax.compilation import use_compilation_cache
     from ddr_jax.population import use_cpu_cores
 
+    use_compilation_cache(command.cache / "programs")
     use_cpu_cores(command.devices or min(os.cpu_count() or 1, MAX_CPU_DEVICES))
+
+
+class _Speed(ProgressColumn):
+    """Images trained on per second, lately."""
+
+    def render(self, task: Task) -> Text:
+        """The rate as text."""
+        return Text("" if task.speed is None else f"{task.speed:,.0f} images/s")
 
 
 @contextlib.contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar per population on standard error: arms, student-epochs, time left; gives the callback that moves it."""
-    done = TextColumn("{task.percentage:3.0f} % of {task.total:,} student-epochs")
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), done, TimeRemainingColumn())
+    """A bar per population on standard error: arms, images per second, time left; gives the callback that moves it."""
+    share = TextColumn("{task.percentage:3.0f} %")
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), share, _Speed(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         tasks: dict[tuple[str, int], TaskID] = {}
 

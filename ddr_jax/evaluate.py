@@ -135,11 +135,12 @@ def score(
                 break
             rounds.append(_round(prepared, real, longer, key, runner, given_teachers))
     asked = {name: list(getattr(settings, name).lr) for name in ("protocol", "real_protocol")}
-    times = {
+    times = rounds[-1].times | {
         "began": began.isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - clock, 2),
         "students_trained": sum(one.times["students_trained"] for one in rounds),
         "students_reused": rounds[-1].times["students_reused"] if len(rounds) == 1 else 0,
+        "chunk": max(one.times["chunk"] for one in rounds),
     }
     return replace(rounds[-1], data=rounds[-1].data | {"asked_rates": asked}, times=times)
 
@@ -171,13 +172,19 @@ def _round(
     first = train_arms(_real_arms(source), real, key=key, runner=runner)
     labelers = given_teachers or _teachers(settings, real, first)
     rest = train_arms(_arms(source, labelers), real, key=key, runner=runner)
-    mode = (runner.execution or default_execution()).mode
+    execution = runner.execution or default_execution()
     return Result(
         settings=settings,
         tables=first.tables | rest.tables,
         data=_describe(sets, real, labelers),
-        environment=provenance.environment(mode) | {"versions": provenance.versions()},
-        times={"students_trained": first.trained + rest.trained, "students_reused": first.reused + rest.reused},
+        environment=provenance.environment(execution.mode, execution.precision) | {"versions": provenance.versions()},
+        times={
+            "students_trained": first.trained + rest.trained,
+            "students_reused": first.reused + rest.reused,
+            "devices": len(jax.local_devices()[: execution.devices]),
+            "chunk": max(first.chunk, rest.chunk),
+            "peak_memory_bytes": rest.peak_memory,
+        },
     )
 
 

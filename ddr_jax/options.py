@@ -74,6 +74,8 @@ class Running:
     """Look finished students up in the cache, and keep new ones there."""
     devices: int | None = None
     """Devices used at most. Default: all accelerators, or one per CPU core up to 8."""
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """Of the networks' arithmetic: tf32 on GPUs, or bfloat16 with float32 weights and statistics."""
     config: Path | None = None
     """A file of options: one written beside a result, your own (.yaml, .toml, .json), or one of ddranking's."""
 

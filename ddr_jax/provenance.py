@@ -31,15 +31,18 @@ def code_digest() -> str:
     return digest.hexdigest()[:16]
 
 
-def environment(mode: str) -> dict[str, Any]:
-    """What may change a student's last digits: code, JAX, device kind, matmul precision, how students are batched."""
+def environment(mode: str, precision: str = "float32") -> dict[str, Any]:
+    """What may change a student's last digits: code, JAX, device kind, precision, how students are batched.
+
+    `mode` and `precision` as in `population.Execution`. The number of devices is not among them, nor the chunk.
+    """
     device = jax.local_devices()[0]
     return {
         "code": code_digest(),
         "jax": jax.__version__,
         "platform": device.platform,
         "device": device.device_kind,
-        "precision": str(jax.config.values["jax_default_matmul_precision"]),
+        "precision": precision,
         "execution": mode,
     }
 

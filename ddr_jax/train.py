@@ -1,7 +1,8 @@
 """One student, as pure functions: start, train some epochs, test.
 
 `population` batches them over students. Everything static is in `Program`; everything that varies across
-students is in `Student`, whose fields gain a leading students axis there.
+students is in `Student`, whose fields gain a leading students axis there. `precision`, one of
+`nets.precision.PRECISIONS`, is that of the networks alone: weights, optimizer, augmentation and losses are float32.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import optax
 
 from ddr_jax import augment, nets, optim, teachers
 from ddr_jax.losses import LOSSES, mse_gt, soften
+from ddr_jax.nets.precision import arithmetic, operands
 from ddr_jax.protocol import Augmentation, Protocol
 
 Array = jax.Array | np.ndarray
@@ -133,7 +135,13 @@ def start(program: Program, student: Student, data: TrainingData) -> State:
 
 
 def train_epochs(
-    program: Program, state: State, student: Student, data: TrainingData, first: jax.Array, last: jax.Array
+    program: Program,
+    state: State,
+    student: Student,
+    data: TrainingData,
+    first: jax.Array,
+    last: jax.Array,
+    precision: str = "float32",
 ) -> State:
     """Trains epochs first, …, last − 1 (0-based, traced), each a fresh shuffle of the set without replacement.
 
@@ -150,41 +158,63 @@ def train_epochs(
 
         def batch(i, state):
             index = jax.lax.dynamic_slice_in_dim(order, i * size, size)
-            return train_step(program, state, student, data, index, keys[i])
+            return train_step(program, state, student, data, index, keys[i], precision)
 
         state = jax.lax.fori_loop(0, whole, batch, state)
-        return train_step(program, state, student, data, order[-left:], keys[whole]) if left else state
+        return train_step(program, state, student, data, order[-left:], keys[whole], precision) if left else state
 
     return jax.lax.fori_loop(first, last, epoch, state)
 
 
 def train_step(
-    program: Program, state: State, student: Student, data: TrainingData, index: jax.Array, key: jax.Array
+    program: Program,
+    state: State,
+    student: Student,
+    data: TrainingData,
+    index: jax.Array,
+    key: jax.Array,
+    precision: str = "float32",
 ) -> State:
     """One step on the images at `index` (B,); `key` is for their augmentation, and for dropout where a net has it."""
     images, targets = data.images[student.images, index], data.targets[student.targets, index]
     if program.augment is not None:
         augmented = partial(augment.apply, key, config=program.augment, mean=data.mean, std=data.std)
-        images, targets = jax.lax.cond(student.augment, augmented, lambda *batch: batch, images, targets)
-    if program.teacher is not None:
-        targets = _relabelled(program, student, data, images, targets)
+        with arithmetic("float32"):
+            images, targets = jax.lax.cond(student.augment, augmented, lambda *batch: batch, images, targets)
 
-    def loss(params):
-        logits, variables = nets.apply_train(
-            program.net, {**state.variables, "params": params}, images, jax.random.fold_in(key, DROPOUT)
-        )
+    def loss(params, targets):
+        variables = {**state.variables, "params": params}
+        logits, variables = forward(program, variables, images, jax.random.fold_in(key, DROPOUT), precision)
         return student.loss_scale * _losses(program, student, logits, targets).mean(), variables
 
-    gradients, variables = jax.grad(loss, has_aux=True)(state.variables["params"])
+    with arithmetic(precision):  # around the derivative, whose products are not all traced by the forward pass
+        if program.teacher is not None:
+            targets = _relabelled(program, student, data, images, targets, precision)
+        gradients, variables = jax.grad(loss, has_aux=True)(state.variables["params"], targets)
     optimizer = _optimizer(program, student, data)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.variables["params"])
     params = optax.apply_updates(state.variables["params"], updates)
     return State({**variables, "params": params}, opt_state)
 
 
-def _relabelled(program, student, data, images, targets):
+def forward(
+    program: Program, variables: Any, images: jax.Array, key: jax.Array, precision: str
+) -> tuple[jax.Array, Any]:
+    """Logits (B, C) in training mode, as float32 or wider, and the variables as the forward pass leaves them."""
+    taken = {**variables, "params": operands(precision, variables["params"])}
+    with arithmetic(precision):
+        logits, variables = nets.apply_train(program.net, taken, operands(precision, images), key)
+    return _at_least_float32(logits), variables
+
+
+def _at_least_float32(x):
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _relabelled(program, student, data, images, targets, precision):
     """What the teachers say of a batch, as targets of the program's loss."""
-    logits = teachers.mean_logits(program.teacher, data.teachers, images)
+    variables = {**data.teachers, "params": operands(precision, data.teachers["params"])}
+    logits = _at_least_float32(teachers.mean_logits(program.teacher, variables, operands(precision, images)))
     if program.loss != "mse_gt":
         return soften(logits, student.temperature)
     truth, _ = jnp.split(targets, 2, axis=-1)
@@ -198,12 +228,14 @@ def _losses(program, student, logits, targets):
     return mse_gt(logits, label_logits, truth, student.mse_weight, student.ce_weight)
 
 
-def test(program: Program, state: State, data: HeldOut, batch_size: int) -> tuple[jax.Array, jax.Array]:
+def test(program: Program, state: State, data: HeldOut, batch_size: int, precision: str) -> tuple[jax.Array, jax.Array]:
     """How many images of each split are classified right (splits,) int32, and whether any weight is not finite."""
+    variables = {**state.variables, "params": operands(precision, state.variables["params"])}
 
     def correct(batch):
         images, labels = batch
-        return nets.apply(program.net, state.variables, images).argmax(-1) == labels
+        with arithmetic(precision):
+            return nets.apply(program.net, variables, operands(precision, images)).argmax(-1) == labels
 
     batches = jax.tree.map(lambda x: x.reshape(-1, batch_size, *x.shape[1:]), (data.images, data.labels))
     hits = jax.lax.map(correct, batches).reshape(-1)

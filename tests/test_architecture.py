@@ -10,7 +10,19 @@ import ddr_jax
 PACKAGE = Path(ddr_jax.__file__).parent
 FLOORS = (  # imports go from a later line to an earlier one
     ("types",),
-    ("files", "readers", "nets", "losses", "metrics", "intervals", "optim", "sampling", "costs", "memory", "compilation"),
+    (
+        "files",
+        "readers",
+        "nets",
+        "losses",
+        "metrics",
+        "intervals",
+        "optim",
+        "sampling",
+        "costs",
+        "memory",
+        "compilation",
+    ),
     ("protocol", "folders", "whitening"),
     ("datasets", "presets", "recipes", "randaugment"),
     ("distilled", "coresets", "teachers", "readout", "compare", "stability", "augment", "ddranking_configs"),

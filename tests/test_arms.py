@@ -7,6 +7,7 @@ import pytest
 
 from ddr_jax import train
 from ddr_jax.arms import Arm, Runner, TrainingSet, train_arms
+from ddr_jax.population import Execution
 from ddr_jax.protocol import DSA, Protocol
 from ddr_jax.store import Store
 from ddr_jax.teachers import Teachers
@@ -119,7 +120,7 @@ def test_an_interrupted_run_keeps_its_finished_students(real, tmp_path):
 
     def interrupt(label, done, total):
         calls.append(done)
-        if sum(calls) > 8:  # student-epochs, so after the second pair of students has begun
+        if sum(calls) > 8 * 6:  # images, so after the second pair of students has begun
             raise Stop
 
     with pytest.raises(Stop):
@@ -127,6 +128,42 @@ def test_an_interrupted_run_keeps_its_finished_students(real, tmp_path):
     again = run([arm(sets=1)], real, store=Store(tmp_path))
     assert again.reused >= 2
     chex.assert_trees_all_equal(again.tables["syn-any"].test, run([arm(sets=1)], real).tables["syn-any"].test)
+
+
+def test_one_program_trains_one_set_two_and_three(real, monkeypatch):
+    chex.clear_trace_counter()
+    monkeypatch.setattr(train, "train_epochs", chex.assert_max_traces(train.train_epochs, n=1))
+    protocol = dataclasses.replace(PROTOCOL, width=5)  # of no other test, lest it be compiled already
+    for sets in (1, 2, 3):
+        assert run([arm(sets=sets, seeds=2, protocol=protocol)], real).trained == 4 * sets
+
+
+def test_progress_is_the_share_of_all_images_and_says_what_is_trained(real):
+    calls = []
+    run([arm(sets=1, seeds=1)], real, on_progress=lambda *call: calls.append(call))
+    labels, done, totals = zip(*calls, strict=True)
+    assert set(labels) == {"syn-any: 2 students × 2 epochs"}
+    assert set(totals) == {2 * 2 * 6}
+    assert sum(done) == 2 * 2 * 6
+
+
+def test_finished_says_how_many_students_shared_a_call_and_the_memory_they_took(real, finished):
+    assert finished.chunk == 1
+    assert finished.peak_memory > 1e7
+    vmapped = run([arm(sets=1, seeds=3)], real, execution=Execution("vmap", devices=1))
+    assert vmapped.chunk == 6
+
+
+def test_coarser_arithmetic_makes_other_students(real, finished, monkeypatch):
+    monkeypatch.setattr("ddr_jax.arms._train_group", _no_training)
+    other = run([arm()], real, execution=Execution("serial", precision="bfloat16")).tables["syn-any"]
+    assert not set(other.students.ravel()) & set(finished.tables["syn-any"].students.ravel())
+
+
+def test_the_number_of_devices_is_not_part_of_a_students_identity(real, finished, monkeypatch):
+    monkeypatch.setattr("ddr_jax.arms._train_group", _no_training)
+    other = run([arm()], real, execution=Execution("serial", devices=1, test_batch=64)).tables["syn-any"]
+    np.testing.assert_array_equal(other.students, finished.tables["syn-any"].students)
 
 
 def test_weights_are_kept_for_arms_that_ask_and_found_again(real, tmp_path):

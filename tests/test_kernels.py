@@ -43,6 +43,11 @@ def assert_fast_equals_plain(x, kernel, stride=1, padding=1):
     chex.assert_trees_all_close(fast, plain, rtol=1e-12, atol=1e-11)
 
 
+@pytest.mark.parametrize(("side", "inputs", "outputs"), [(32, 2, 3), (6, 3, 128)])
+def test_gradient_of_every_size_of_chunk_equals_the_plain_convolutions(float64, side, inputs, outputs):
+    assert_fast_equals_plain(normal(7, side, side, inputs), normal(3, 3, inputs, outputs, seed=1))
+
+
 @pytest.mark.parametrize("batch", [1, kernels.CHUNK, 2 * kernels.CHUNK + 3])
 def test_fast_convolution_equals_the_plain_one_with_both_gradients(float64, batch):
     assert_fast_equals_plain(normal(batch, 6, 5, 3), normal(3, 3, 3, 4, seed=1))

@@ -14,6 +14,7 @@ import pytest
 import ddr_jax as ddr
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "known" / "run.py"
+LEADERBOARD = SCRIPT.with_name("leaderboard.py")
 LIST = """
 [protocol.short]
 width = 4
@@ -58,14 +59,48 @@ out_of_reach = "for a reason"
 """
 
 
+BOARD = """
+[protocol.dsa]
+preset = "dsa"
+width = 4
+epochs = 2
+
+[[line]]
+name = "a method"
+real = "digits"
+set = "set.npz"
+protocol = "dsa"
+student = "ConvNet-1"
+seeds = 2
+hlr = 0.5
+ior = -0.02
+real_hard = [
+    { name = "augmented", accuracy = 0.9, source = "here" },
+    { name = "plain", accuracy = 0.8, source = "there" },
+]
+cost = "cheap"
+"""
+
+
+def load(name: str, path: Path):
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture(scope="module")
 def known():
-    spec = importlib.util.spec_from_file_location("known_run", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    yield load("known_run", SCRIPT)
+    del sys.modules["known_run"]
+
+
+@pytest.fixture(scope="module")
+def board(known):
+    sys.modules["run"] = known  # as it is imported beside it
+    yield load("known_leaderboard", LEADERBOARD)
+    del sys.modules["known_leaderboard"], sys.modules["run"]
 
 
 @pytest.fixture
@@ -131,6 +166,55 @@ def test_a_list_is_measured_once_and_goes_on_where_it_was_stopped(known, folder,
         command(known, folder)
 
 
+def test_the_leaderboards_scores_follow_each_reading_of_real_hard(known, board, folder, monkeypatch):
+    (folder / "list.toml").write_text(BOARD)
+    readme = folder / "README.md"
+    readme.write_text(f"{known.BEGIN}\nkept\n{known.END}\n{board.BEGIN}\n{known.END}\n")
+    options = [
+        "--data",
+        folder,
+        "--out",
+        folder / "out",
+        "--cache",
+        folder / "cache",
+        "--readme",
+        readme,
+        "--devices",
+        2,
+    ]
+    command = [str(word) for word in (folder / "list.toml", *options)]
+    assert known.main(command, board.leaderboard()) == 0
+    record = json.loads((folder / "out/lines/a-method.json").read_text())
+    entry = board.leaderboard().read(folder / "list.toml", folder)[0]
+    assert entry.training(True).lr == (0.01,)  # of the preset
+    augmented, plain, improvement = board.scores(entry, record)
+    arms = {name: np.array(values) for name, values in record["values"].items()}
+    np.testing.assert_allclose(augmented.ours, 0.9 - arms["syn-hard"])
+    np.testing.assert_allclose(augmented.ours - plain.ours, 0.1)
+    np.testing.assert_allclose(improvement.ours, arms["syn-any"] - arms["rdm-any"])
+    table = (folder / "out/table.md").read_text()
+    assert readme.read_text() == f"{known.BEGIN}\nkept\n{known.END}\n{board.BEGIN}\n{table}{known.END}\n"
+    assert "| -2.00 |" in table
+    monkeypatch.setattr(ddr, "label_robust_score", lambda *_, **__: pytest.fail("trained again"))
+    assert known.main(command, board.leaderboard()) == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("hlr = 0.5", "hlr = 52", "hlr is 52; expected a fraction"),
+        ("ior = -0.02\n", "", "has no ior"),
+        ('source = "here"', 'sauce = "here"', "unknown key 'sauce': did you mean 'source'"),
+        ('preset = "dsa"', 'preset = "dsaa"', "Unknown preset 'dsaa': did you mean 'dsa'"),
+        ("seeds = 2", "seed = 2", "unknown key 'seed': did you mean 'seeds'"),
+    ],
+)
+def test_a_mistake_in_a_line_of_the_leaderboard_is_told(board, folder, old, new, message):
+    (folder / "list.toml").write_text(BOARD.replace(old, new))
+    with pytest.raises(ddr.InputError, match=message):
+        board.leaderboard().read(folder / "list.toml", folder)
+
+
 def test_draws_of_random_images_differ_and_are_the_same_again(known, folder):
     line = known.read_list(folder / "list.toml", folder)[1]
     sources = known.Sources(folder, folder / "work")
@@ -168,7 +252,9 @@ def test_a_mistake_in_any_line_is_told_before_anything_trains(known, folder, mon
     assert not list(folder.glob("out/lines/*"))
 
 
-def test_the_list_of_the_project_is_sound(known, shared):
+def test_the_lists_of_the_project_are_sound(known, board, shared):
+    entries = board.leaderboard().read(SCRIPT.with_name("leaderboard.toml"), shared / "data")
+    assert {entry.cost for entry in entries} == {"cheap", "long"}
     lines = known.read_list(SCRIPT.with_name("known.toml"), shared / "data")
     distilled = {line.set for line in lines}
     assert {f"distilled/{path.name}" for path in (shared / "data/distilled").glob("*.npz")} <= distilled

@@ -114,10 +114,132 @@ def test_progress_adds_up_to_all_students_epochs(real, data):
     assert sum(done) == 3 * PROTOCOL.epochs
 
 
+@pytest.fixture
+def small_memory(monkeypatch):
+    """Devices that hold three students and no more, found out in their second call; gives the chunks tried."""
+    tried = []
+
+    def fake(program, mode, test_batch, precision, devices):
+        def train_epochs(state, students, data, first, last):
+            if first == 0:
+                tried.append(len(students.images))
+            if len(students.images) > 3 and first > 0:
+                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.")
+            return state
+
+        def test(state, tests):
+            return state["id"][:, None], state["id"] < 0
+
+        return population._Run(
+            start=lambda students, data: {"id": students.images},
+            train=train_epochs,
+            test=test,
+            feed=lambda data: lambda students: (students, data),
+            everywhere=lambda tree: tree,
+            devices=1,
+        )
+
+    monkeypatch.setattr(population, "_compiled", fake)
+    return tried
+
+
+def exhausting(count, data, real, **options):
+    program, tests = Program.of(PROTOCOL, 3), _held_out(real)[0]
+    numbered = students(count)._replace(images=np.arange(count))
+    return train_population(program, (3,), numbered, data, tests, execution=Execution("vmap", devices=1, **options))
+
+
+def test_where_memory_runs_out_students_are_trained_in_halves_and_none_is_lost(real, data, small_memory):
+    outcomes = list(exhausting(13, data, real, chunk=8))
+    # groups are made alike: 13 students in two calls of 7, then of 4, then of 2
+    assert small_memory == [7, 4] + [2] * 7
+    np.testing.assert_array_equal(np.concatenate([o.hits[:, 0, 0] for o in outcomes]), np.arange(13))
+    assert {o.chunk for o in outcomes} == {2}
+
+
+def test_finished_students_stay_when_memory_runs_out_later(real, data, small_memory, monkeypatch):
+    done = exhausting(6, data, real, chunk=3)
+    first = next(done)
+    held = population._train_group
+    monkeypatch.setattr(population, "_train_group", lambda *a: _fail(a) if len(a[6]) == 3 else held(*a))
+    rest = list(done)
+    np.testing.assert_array_equal(first.students, [0, 1, 2])
+    np.testing.assert_array_equal(np.concatenate([o.students for o in rest]), [3, 4, 5])
+
+
+def _fail(arguments):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+
+def test_progress_of_students_that_are_begun_anew_is_taken_back(real, data, small_memory):
+    done = []
+    program, tests = Program.of(PROTOCOL, 3), _held_out(real)[0]
+    execution = Execution("vmap", chunk=4, devices=1)
+    list(train_population(program, (3,), students(4), data, tests, execution=execution, on_progress=done.append))
+    assert min(done) < 0
+    assert sum(done) == 4 * PROTOCOL.epochs
+
+
+def test_one_student_too_many_for_the_memory_is_said_so(real, data, monkeypatch):
+    monkeypatch.setattr(population, "_train_group", lambda *arguments: _fail(arguments))
+    with pytest.raises(InputError, match="does not hold one student: choose a smaller batch_size"):
+        list(exhausting(2, data, real, chunk=2))
+
+
+def test_errors_of_other_kinds_are_not_tried_again(real, data, monkeypatch):
+    def fail(*_):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+    monkeypatch.setattr(population, "_train_group", fail)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+        list(exhausting(4, data, real, chunk=2))
+
+
+@pytest.mark.parametrize(("limit", "chunk"), [(None, population.VMAP_CHUNK), (1, 1)])
+def test_the_first_chunk_fits_the_devices_memory(real, data, monkeypatch, limit, chunk):
+    program, tests, execution = Program.of(PROTOCOL, 3), _held_out(real)[0], Execution("vmap")
+    arguments = (program, students(4), data, tests, execution, jax.local_devices()[0])
+    monkeypatch.setattr(population.memory, "limit", lambda device: limit)
+    assert population._first_chunk(*arguments) == chunk
+    each = population.student_bytes(program, students(4), data, execution)
+    resident = population.memory.size((data, tests))
+    monkeypatch.setattr(population.memory, "limit", lambda device: (resident + 7.5 * each) / population.MEMORY_SHARE)
+    assert population._first_chunk(*arguments) == 7
+
+
+def test_a_students_memory_grows_with_its_batch_and_its_weights(data):
+    def needed(**changes):
+        program = Program.of(Protocol(**{**vars(PROTOCOL), **changes}), 3)
+        return population.student_bytes(program, students(2), data, Execution("vmap", test_batch=1))
+
+    assert needed(batch_size=16) == pytest.approx(2 * needed(batch_size=8), rel=0.1)
+    assert needed(width=400) > 10 * needed(width=40) > 50 * needed(width=4)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_sets_that_fill_up_a_power_of_two_are_read_by_nobody(count):
+    sets = np.arange(count)
+    filled = population._filled_up(sets)
+    assert len(filled) in (1, 2, 4, 8)
+    np.testing.assert_array_equal(filled[:count], sets)
+
+
+def test_tf32_is_refused_on_cpus(real, data):
+    program, tests = Program.of(PROTOCOL, 3), _held_out(real)[0]
+    execution = Execution("serial", precision="tf32")
+    with pytest.raises(InputError, match="choose float32 or bfloat16"):
+        next(train_population(program, (3,), students(1), data, tests, execution=execution))
+
+
+def test_the_default_on_a_cpu_is_one_student_at_a_time_in_float32():
+    assert population.default_execution() == Execution("serial", None, None, 32, "float32")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("serail",), "did you mean 'serial'"),
+        (("serial", None, None, 256, "bf16"), "Unknown precision 'bf16'"),
         (("vmap", 0), "chunk is 0"),
         (("vmap", 5, 0), "devices 0"),
         (("serial", 5), "choose mode 'vmap'"),

@@ -23,6 +23,7 @@ import sys
 import time
 import tomllib
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import ddr_jax as ddr
-from ddr_jax import datasets, distilled
+from ddr_jax import datasets, distilled, presets
 from ddr_jax.files import check_writable, write_atomically
 from ddr_jax.intervals import t_interval
 from ddr_jax.nets import names
@@ -46,6 +47,8 @@ COSTS = ("cheap", "long", "gpu")
 ONE_POINT = 0.01
 KEY = 0
 BEGIN, END = "<!-- table: made by run.py -->", "<!-- end of table -->"
+
+Records = dict[str, dict[str, Any]]  # what was measured, by the line's name
 
 
 class OutOfTime(Exception):
@@ -127,26 +130,45 @@ def compare(values: np.ndarray, published: Published | None) -> Comparison:
     return replace(found, difference=difference, z=z, agrees=near or (z is not None and abs(z) <= 2))
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What one kind of list does in its own way; known accuracies are one, `leaderboard.py` has another.
+
+    `row` gives a line's summary for the terminal; `begin` marks where the table goes in a README.
+    """
+
+    about: str
+    list: Path
+    read: Callable[[Path, Path], tuple[Line, ...]]
+    measure: Callable[[Any, Sources, Runner], dict[str, Any]]
+    table: Callable[[tuple[Any, ...], Records], str]
+    summary: Callable[[Any, dict[str, Any]], str]
+    begin: str
+
+
 # The list
 
 
-def read_list(path: Path, data: Path) -> tuple[Line, ...]:
+def read_list(path: Path, data: Path, make: Callable[..., Line] | None = None) -> tuple[Line, ...]:
     """Every line of a list, checked as far as possible without real data; `data` is where its files are.
+
+    `make` turns a line's table into a line, `read_line` by default.
 
     Raises:
         InputError: for the first mistake in any line.
     """
+    make = make or read_line
     try:
         content = tomllib.loads(path.read_text())
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; name a list of lines (.toml)") from error
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path}: not TOML: {error}") from error
-    _check_keys(content, ("protocol", "line"), str(path))
+    check_keys(content, ("protocol", "line"), str(path))
     protocols, raws = content.get("protocol", {}), content.get("line", [])
     if not isinstance(raws, list) or not raws:
         raise InputError(f"{path}: has no lines; write at least one [[line]]")
-    lines = tuple(_line(raw, protocols, data, f"{path}: line {i}") for i, raw in enumerate(raws, 1))
+    lines = tuple(make(raw, protocols, data, f"{path}: line {i}") for i, raw in enumerate(raws, 1))
     slugs = [line.slug for line in lines]
     for line, slug in zip(lines, slugs, strict=True):
         if slugs.count(slug) > 1:
@@ -163,12 +185,14 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "protocol": (str, dict),
     "published": (str, int, float),
 }
+LINE_KEYS = tuple(_TYPES)
 
 
-def _line(raw: dict[str, Any], protocols: dict[str, Any], data: Path, where: str) -> Line:
+def read_line(raw: dict[str, Any], protocols: dict[str, Any], data: Path, where: str) -> Line:
+    """One line of a list, checked."""
     if isinstance(raw.get("name"), str):
         where = f"{where} ({raw['name']!r})"
-    _check_keys(raw, tuple(_TYPES), where)
+    check_keys(raw, LINE_KEYS, where)
     for key, value in raw.items():
         if not isinstance(value, _TYPES[key]) or (isinstance(value, bool) and bool not in _TYPES[key]):
             raise InputError(f"{where}: {key} is {value!r}; expected {' or '.join(t.__name__ for t in _TYPES[key])}")
@@ -192,7 +216,8 @@ def _line(raw: dict[str, Any], protocols: dict[str, Any], data: Path, where: str
     return line
 
 
-def _check_keys(raw: dict[str, Any], valid: tuple[str, ...], where: str) -> None:
+def check_keys(raw: dict[str, Any], valid: tuple[str, ...], where: str) -> None:
+    """Raises InputError for a key that is not valid."""
     for key in raw:
         if key not in valid:
             raise InputError(f"{where}: unknown key {key!r}: {nearest(key, valid)}")
@@ -205,8 +230,21 @@ def _protocol(asked: str | dict[str, Any], protocols: dict[str, Any], where: str
     if not isinstance(chosen, dict):
         raise InputError(f"{where}: the protocol {asked!r} is {chosen!r}; expected a table of its fields")
     valid = tuple(field.name for field in fields(Protocol) if field.name != "student")
-    _check_keys(chosen, valid, f"{where}: protocol")
-    return chosen
+    check_keys(chosen, ("preset", *valid), f"{where}: protocol")
+    return _of_preset(chosen, where)
+
+
+def _of_preset(chosen: dict[str, Any], where: str) -> dict[str, Any]:
+    """The fields of a protocol, those of a preset that it names among them."""
+    own = {name: value for name, value in chosen.items() if name != "preset"}
+    if "preset" not in chosen:
+        return own
+    try:
+        named = presets.find(str(chosen["preset"])).protocol
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    plain = to_dict(Protocol(**named))
+    return {name: plain[name] for name in named if plain[name] is not None} | own
 
 
 def _published(values: dict[str, Any], data: Path, where: str) -> Published | None:
@@ -385,7 +423,7 @@ def _measure_real(line: Line, protocol: Protocol, real: RealData, key: Any, runn
     return {"values": values.tolist(), "diverged": int(table.diverged.sum())}
 
 
-def run_line(line: Line, sources: Sources, file: Path, runner: Runner) -> dict[str, Any]:
+def run_line(kind: Kind, line: Line, sources: Sources, file: Path, runner: Runner) -> dict[str, Any]:
     """Measures a line and writes its file; if it is stopped, the file keeps the time that it has taken."""
     import jax
 
@@ -395,15 +433,15 @@ def run_line(line: Line, sources: Sources, file: Path, runner: Runner) -> dict[s
     wanted, before = asked(line, sources.data), _recorded(file)
     spent = before["seconds"] if before and before["asked"] == wanted else 0.0
     began = time.perf_counter()
-    mode = (runner.execution or default_execution()).mode
+    execution = runner.execution or default_execution()
     record = {"name": line.name, "asked": wanted, "done": False}
     try:
-        record |= measure(line, sources, runner)
+        record |= kind.measure(line, sources, runner)
         record["done"] = True
     finally:
         record["seconds"] = round(spent + time.perf_counter() - began, 1)
         record["device"] = f"{len(jax.local_devices())} × {jax.local_devices()[0].device_kind}"
-        record["environment"] = provenance.environment(mode) | {"versions": provenance.versions()}
+        record["environment"] = provenance.environment(execution.mode, execution.precision) | {"versions": provenance.versions()}
         write_atomically(file, (json.dumps(record, indent=1) + "\n").encode())
     return record
 
@@ -434,7 +472,7 @@ HEAD = (
 )
 
 
-def table(lines: tuple[Line, ...], records: dict[str, dict[str, Any]]) -> str:
+def table(lines: tuple[Line, ...], records: Records) -> str:
     """The table as Markdown: a row per line, its notes under it, and how many agree."""
     rows = [_row(line, records.get(line.name)) for line in lines]
     text = ["| " + " | ".join(HEAD) + " |", "|" + " --- |" * len(HEAD)]
@@ -478,27 +516,38 @@ def _shown(published: Published | None) -> str:
     return f"{100 * published.mean:.2f}{spread}"
 
 
-def write_table(text: str, out: Path, readme: Path | None) -> None:
+def _summary(line: Line, record: dict[str, Any]) -> str:
+    row = _row(line, record)
+    return f"{row[2]}, published {row[4]}, {row[7] or '–'} standard errors, {row[10]} min"
+
+
+def write_table(text: str, out: Path, readme: Path | None, begin: str = BEGIN) -> None:
     """Writes OUT/table.md, and the same between the marks of a README where one is given."""
     write_atomically(out / "table.md", text.encode())
     if readme is None:
         return
-    head, _, rest = readme.read_text().partition(BEGIN)
+    head, _, rest = readme.read_text().partition(begin)
     _, end, tail = rest.partition(END)
     if not end:
-        raise InputError(f"{readme}: has no place for the table; write {BEGIN} and {END} on lines of their own")
-    write_atomically(readme, f"{head}{BEGIN}\n{text}{END}{tail}".encode())
+        raise InputError(f"{readme}: has no place for the table; write {begin} and {END} on lines of their own")
+    write_atomically(readme, f"{head}{begin}\n{text}{END}{tail}".encode())
 
 
 # The command
 
 
-def main(arguments: list[str] | None = None) -> int:
+def known_accuracies() -> Kind:
+    """The kind of list that this script is about."""
+    return Kind(__doc__ or "", HERE / "known.toml", read_list, measure, table, _summary, BEGIN)
+
+
+def main(arguments: list[str] | None = None, kind: Kind | None = None) -> int:
     """Runs the command; returns 0, 2 after a mistake, 3 where time ran out, 130 where it was interrupted."""
     warnings.showwarning = _show_warning
-    options = _parse(arguments)
+    kind = kind or known_accuracies()
+    options = _parse(arguments, kind)
     try:
-        return _run(options)
+        return _run(kind, options)
     except InputError as error:
         print(f"known: error: {error}", file=sys.stderr)
         return 2
@@ -510,12 +559,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    about, _, rest = (__doc__ or "").partition("\n")
+def _parse(arguments: list[str] | None, kind: Kind) -> argparse.Namespace:
+    about, _, rest = kind.about.partition("\n")
     parser = argparse.ArgumentParser(
         "known", description=about, epilog=rest, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("list", nargs="?", type=Path, default=HERE / "known.toml", help="the list; default: known.toml")
+    parser.add_argument("list", nargs="?", type=Path, default=kind.list, help=f"the list; default: {kind.list.name}")
     parser.add_argument("--data", type=Path, default=SHARED, help=f"where the list's files are; default: {SHARED}")
     parser.add_argument("--out", type=Path, help="folder of results; default: results/STEM beside this script")
     parser.add_argument("--work", type=Path, help="where real data is unpacked to; default: the cache")
@@ -523,7 +572,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", help="lines whose name contains this, or matches it with * and ?")
     parser.add_argument("--cost", choices=COSTS, help="lines of this cost; default: all, gpu where there is one")
     parser.add_argument("--max-minutes", type=float, default=math.inf, help="stop after so many")
-    parser.add_argument("--readme", type=Path, help=f"also put the table into this file, between {BEGIN} and {END}")
+    parser.add_argument("--readme", type=Path, help=f"also put the table there, after {kind.begin}")
     parser.add_argument("--devices", type=int, help="CPU devices; default: one per core, up to 8")
     parser.add_argument("--list", dest="show", action="store_true", help="show the lines and what is done; no training")
     return parser.parse_args(arguments)
@@ -540,9 +589,9 @@ def _show_warning(message, category, filename, lineno, file=None, line=None) -> 
         print(warnings.formatwarning(message, category, filename, lineno, line), file=sys.stderr, end="")
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(kind: Kind, options: argparse.Namespace) -> int:
     out = options.out or HERE / "results" / options.list.stem
-    lines = read_list(options.list, options.data)
+    lines = kind.read(options.list, options.data)
     chosen = [line for line in lines if _matches(line, options.only)]
     if not chosen:
         raise InputError(
@@ -554,11 +603,13 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     check_writable(out / "lines")
     due = _due(chosen, records, options)
-    write_table(table(lines, records), out, options.readme)  # a README without a place for it fails now
+    write_table(
+        kind.table(lines, records), out, options.readme, kind.begin
+    )  # a README without a place for it fails now
     if due:
         sources = Sources(options.data, options.work or options.cache / "real")
         check_data(due, sources)
-        _run_lines(due, lines, records, sources, out, options)
+        _run_lines(kind, due, lines, records, sources, out, options)
     print(f"{len(records)} of {len(lines)} lines measured; table: {out / 'table.md'}")
     return 0
 
@@ -577,7 +628,7 @@ def _due(chosen: list[Line], records: dict[str, Any], options: argparse.Namespac
     return sorted(due, key=lambda line: COSTS.index(line.cost))
 
 
-def _run_lines(due, lines, records, sources: Sources, out: Path, options: argparse.Namespace) -> None:
+def _run_lines(kind: Kind, due, lines, records, sources: Sources, out: Path, options: argparse.Namespace) -> None:
     from ddr_jax.arms import Runner
 
     stop = time.monotonic() + 60 * options.max_minutes
@@ -589,13 +640,12 @@ def _run_lines(due, lines, records, sources: Sources, out: Path, options: argpar
     runner = Runner(ddr.Store(options.cache), None, on_progress)
     for number, line in enumerate(due, 1):
         print(f"[{number}/{len(due)}] {line.name} ...", flush=True)
-        records[line.name] = run_line(line, sources, out / "lines" / f"{line.slug}.json", runner)
-        row = _row(line, records[line.name])
-        print(f"    {row[2]}, published {row[4]}, {row[7] or '–'} standard errors, {row[10]} min", flush=True)
-        write_table(table(lines, records), out, options.readme)
+        records[line.name] = run_line(kind, line, sources, out / "lines" / f"{line.slug}.json", runner)
+        print(f"    {kind.summary(line, records[line.name])}", flush=True)
+        write_table(kind.table(lines, records), out, options.readme, kind.begin)
 
 
-def _show(lines: list[Line], records: dict[str, dict[str, Any]]) -> None:
+def _show(lines: list[Line], records: Records) -> None:
     for line in lines:
         state = "done" if line.name in records else "out of reach" if line.out_of_reach else "to do"
         minutes = "" if line.minutes is None else f"{line.minutes:g} min"

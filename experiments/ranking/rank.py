@@ -1,10 +1,11 @@
 """Ranks distilled sets among coresets of their size, by LRS, ARS and both, with groups and stability.
 
 Commands:  python experiments/ranking/rank.py
-           python experiments/ranking/rank.py --real ../shared/data/fashion_mnist --real-epochs 3 --distilled SET.npz
+           python experiments/ranking/rank.py --real FOLDER --distilled SET.npz --real-epochs 1 --real-lr 0.1
            (sets tell the images per class; --ipc does where none is given)
-Gives:     OUT/ranking.txt and .json; OUT/results/METHOD.json, with every student; OUT/sets/METHOD.npz, the coresets;
-           OUT/store, by which the command goes on where it was stopped
+Gives:     OUT/ranking.txt and .json, and with --report FILE.md the text under how it was made; OUT/results/METHOD.json,
+           with every student: `ddr-jax compare OUT/results/*.json` makes the same ranking; OUT/sets/METHOD.npz, the
+           coresets; OUT/store, by which the command goes on where it was stopped
 
 Protocol of `ddr-jax demo`: hard labels, DSA, a grid of three rates chosen on a validation split. Coresets are chosen
 from what is left of train, in the features of a teacher that never saw that split either; a method that draws at random
@@ -14,6 +15,10 @@ gives several sets, and a seed's score is the mean over them. All methods share 
 from __future__ import annotations
 
 import argparse
+import resource
+import shlex
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +28,7 @@ import numpy as np
 import ddr_jax as ddr
 from ddr_jax import coresets, demo, nets
 from ddr_jax.arms import Arm, TrainingSet, train_arms
-from ddr_jax.comparison import compare_results, load_results
+from ddr_jax.comparison import compare_results
 from ddr_jax.datasets import with_validation
 from ddr_jax.distilled import prepare
 from ddr_jax.protocol import augmentation
@@ -35,8 +40,10 @@ KEY = 0
 
 
 def chosen_settings(real: RealData, options: argparse.Namespace) -> ddr.Settings:
-    protocol = replace(demo.PROTOCOL, epochs=options.epochs, augment=augmentation("dsa", real.flips))
-    return ddr.Settings(("lrs", "ars"), protocol, real_protocol(protocol, options.real_epochs), seeds=options.seeds)
+    given = {"epochs": options.epochs, "lr": tuple(options.lr)}
+    protocol = replace(demo.PROTOCOL, **given, augment=augmentation("dsa", real.flips))
+    of_real = replace(real_protocol(protocol, options.real_epochs), lr=tuple(options.real_lr or options.lr))
+    return ddr.Settings(("lrs", "ars"), protocol, of_real, seeds=options.seeds)
 
 
 def teacher_features(real: RealData, settings: ddr.Settings, runner: ddr.Runner) -> np.ndarray:
@@ -73,13 +80,40 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--draws", type=int, default=3, help="sets of each method that draws at random")
     parser.add_argument("--epochs", type=int, default=demo.PROTOCOL.epochs, help="of students of the sets")
+    parser.add_argument("--lr", type=float, nargs="+", default=demo.PROTOCOL.lr, help="the grid of every arm")
+    parser.add_argument("--real-lr", type=float, nargs="+", help="the grid of real-hard students, if another")
     parser.add_argument("--real-epochs", type=int, default=demo.REAL_EPOCHS, help="of real-hard students")
     parser.add_argument("--out", type=Path, default=Path("ranking"), help="a folder")
+    parser.add_argument("--report", type=Path, help="also write the ranking there, as Markdown")
     return parser.parse_args()
 
 
+def written_up(ranking: str, real: RealData, settings: ddr.Settings, students: int, seconds: float) -> str:
+    """The ranking under the command that made it, and what that took."""
+    protocol, of_real = settings.protocol, settings.real_protocol
+    command = shlex.join([str(Path(sys.argv[0])), *sys.argv[1:]])
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_utime / 60
+    return f"""# Methods ranked on {real.name}
+
+Made by `python {command}`
+on {jax.device_count()} × {jax.devices()[0].device_kind}, JAX {jax.__version__}, in {seconds / 60:.0f} minutes beside \
+other work ({used:.1f} CPU-minutes); {students} students.
+{protocol.student} of width {protocol.width}, {protocol.epochs} epochs, rates {_listed(protocol.lr)}; \
+real-hard: {of_real.epochs} epochs, rates {_listed(of_real.lr)}.
+
+```
+{ranking}
+```
+"""
+
+
+def _listed(rates: tuple[float, ...]) -> str:
+    return ", ".join(f"{rate:g}" for rate in rates)
+
+
 def main() -> None:
-    options = read_options()
+    options, began = read_options(), time.perf_counter()
+    ddr.use_cpu_cores(2)
     real = with_validation(ddr.load_dataset(options.real))
     settings = chosen_settings(real, options)
     runner = ddr.Runner(ddr.Store(options.out / "store"))
@@ -90,14 +124,19 @@ def main() -> None:
         counts = np.bincount(sets.labels[0], minlength=real.num_classes)
     features = teacher_features(real, settings, runner)
     methods |= save_coresets(real, counts, features, options.draws, options.out / "sets")
-    saved = [options.out / "results" / f"{name}.json" for name in methods]
-    for path, sets in zip(saved, methods.values(), strict=True):
-        ddr.score(sets, real, settings, key=jax.random.key(KEY), runner=runner).save(path)
-        print(f"saved {path}", flush=True)
-    comparison = compare_results(load_results(*saved))
+    results = {}
+    for name, sets in methods.items():
+        results[name] = ddr.score(sets, real, settings, key=jax.random.key(KEY), runner=runner)
+        results[name].save(options.out / "results" / f"{name}.json")
+        print(f"saved {options.out / 'results' / name}.json", flush=True)
+    comparison = compare_results(results)
     comparison.save(options.out / "ranking.json")
     (options.out / "ranking.txt").write_text(f"{comparison}\n")
     print(comparison)
+    if options.report:
+        students = len({row["student"] for result in results.values() for row in result.rows()})
+        text = written_up(str(comparison), real, settings, students, time.perf_counter() - began)
+        options.report.write_text(text)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,54 @@
+"""The memory of devices: how much there is, how much was used, and what a computation may need."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+
+def limit(device: Any) -> int | None:
+    """Bytes that JAX may use of a device, or None where the device does not say (CPUs)."""
+    return (device.memory_stats() or {}).get("bytes_limit")
+
+
+def peak_memory() -> int | None:
+    """The most bytes in use so far: on the fullest device, or of this process where devices do not say.
+
+    None where neither is known (CPUs on Windows).
+    """
+    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
+    known = [peak for peak in peaks if peak is not None]
+    if known:
+        return max(known)
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def exhausted(error: Exception) -> bool:
+    """Whether an error of JAX's runtime says that a device is out of memory."""
+    return "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
+
+
+def size(tree: Any) -> int:
+    """Bytes of all arrays of a tree, which may be shapes alone."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype"))
+
+
+def intermediates(function: Callable[..., Any], *arguments: Any) -> int:
+    """Bytes of every value that a function computes on arguments of these shapes, as if each were kept."""
+    return _computed(jax.make_jaxpr(function)(*arguments))
+
+
+def _computed(jaxpr: Any) -> int:
+    total = 0
+    for equation in jaxpr.eqns:
+        inner = [value for value in equation.params.values() if hasattr(value, "eqns")]
+        total += sum(map(_computed, inner)) or size([variable.aval for variable in equation.outvars])
+    return total
