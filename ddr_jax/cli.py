@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from rich.text import Text
 
 from ddr_jax import comparison, configs, datasets, demo, distilled, options, report
@@ -180,8 +181,12 @@ class _Speed(ProgressColumn):
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
     """A bar per population on standard error: arms, images per second, time left; gives the callback that moves it."""
     share = TextColumn("{task.percentage:3.0f} %")
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), share, _Speed(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    label = TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1))
+    columns = (label, BarColumn(bar_width=20), share, _Speed(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        console.width = report.WIDTH
+    with Progress(*columns, console=console, expand=True) as progress:
         tasks: dict[tuple[str, int], TaskID] = {}
 
         def advance(label: str, done: int, total: int) -> None:

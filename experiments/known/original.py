@@ -59,10 +59,12 @@ class Attempt:
 
 HARD, SOFT = "LabelRobustScoreHard", "LabelRobustScoreSoft"
 ARS, GENERAL = "AugmentationRobustScore", "GeneralEvaluator"
+EVALUATORS = (HARD, SOFT, ARS, GENERAL)
 FULL = {"eval_full_data": True}
 USUAL = SHORT | AUGMENTED | STEPS | FULL
 TENSOR, MODE_M = {"random_data_format": "tensor"}, {"soft_label_mode": "M"}
 COSINE = SHORT | AUGMENTED | TENSOR | {"lr_scheduler": "cosine"}
+FILES = {"random_data_format": "image"}
 BY_HARD = {"label_type": "hard"}
 ATTEMPTS = (
     Attempt("DSA, all students trained: the case beside ours", HARD, AUGMENTED | STEPS | FULL),
@@ -80,6 +82,8 @@ ATTEMPTS = (
     Attempt("hard labels, a rate along a cosine", ARS, COSINE | BY_HARD),
     Attempt("a teacher's labels, a rate along a cosine", ARS, COSINE | TAUGHT | MODE_M),
     Attempt("hard labels", GENERAL, SHORT | AUGMENTED | STEPS | {"teacher_model_names": ["ConvNet-3"]}),
+    Attempt("a teacher's labels, random data as image files", SOFT, USUAL | TAUGHT | MODE_M | FILES),
+    Attempt("a teacher's labels, a cosine, random data as image files", ARS, COSINE | TAUGHT | MODE_M | FILES),
 )
 
 
@@ -88,9 +92,9 @@ ATTEMPTS = (
 
 def attempt(number: int, work: Path) -> dict[str, Any]:
     """Constructs the evaluator of an attempt and runs it; says how far it came."""
-    import ddranking
-    import torch
-    import torchvision
+    import ddranking  # pyright: ignore[reportMissingImports]
+    import torch  # pyright: ignore[reportMissingImports]
+    import torchvision  # pyright: ignore[reportMissingImports]
 
     torchvision.datasets.cifar.check_integrity = lambda *_: True
     asked = ATTEMPTS[number]
@@ -101,22 +105,43 @@ def attempt(number: int, work: Path) -> dict[str, Any]:
     common = {"dataset": "CIFAR10", "real_data_path": str(work / "cifar"), "ipc": 1, "model_name": "ConvNet-3"}
     common |= {"num_epochs": EPOCHS, "num_eval": RUNS, "device": "cpu", "num_workers": 0}
     common |= {"save_path": str(work / f"{number}" / "scores.csv")}
+    if "image" in asked.options.values():  # image files are read by a transformation that the user gives
+        steps = torchvision.transforms
+        norm = steps.Normalize([0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010])
+        common["custom_train_trans"] = steps.Compose([steps.ToTensor(), norm])
     if asked.evaluator in (SOFT, ARS, GENERAL):
         common["teacher_dir"] = str(_teacher(ddranking, work))
-    stage, began = "constructing", time.perf_counter()
+    stage, began, saved = "constructing", time.perf_counter(), _recorded(ddranking, asked.evaluator)
     try:
         evaluator = getattr(ddranking.metrics, asked.evaluator)(**common | asked.options)
         stage = "computing"
         found = {"computed": _plain(evaluator.compute_metrics(**call))}
     except Exception as error:
         last = [frame for frame in traceback.extract_tb(error.__traceback__) if "ddranking" in frame.filename][-1]
-        place = f"{Path(last.filename).relative_to(Path(ddranking.__file__).parent)}, {last.name}"
-        found = {"stopped": f"{type(error).__name__}: {str(error).strip() or '(no message)'}", "in": place}
+        place = f"{Path(last.filename).relative_to(Path(str(ddranking.__file__)).parent)}, {last.name}"
+        message = str(error).strip() or "(no message)"
+        found = {"stopped": f"{type(error).__name__}: {message}", "in": place, "before": saved}
     return {"stage": stage, **found, "seconds": round(time.perf_counter() - began, 1)}
 
 
+def _recorded(ddranking: Any, evaluator: str) -> dict[str, list[float]]:
+    """What the evaluator hands to be saved, run by run, which is lost if saving fails."""
+    import importlib
+
+    saved: dict[str, list[float]] = {}
+    room = importlib.import_module(getattr(ddranking.metrics, evaluator).__module__)
+    save = room.save_results
+
+    def recording(results: dict[str, list[float]], path: str) -> None:
+        saved.update({name: [float(value) for value in values] for name, values in results.items()})
+        save(results, path)
+
+    room.__dict__["save_results"] = recording
+    return saved
+
+
 def _teacher(ddranking: Any, work: Path) -> Path:
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     path = work / "teachers" / "CIFAR10" / "ConvNet-3" / "ckpt_best.pt"
     if not path.exists():
@@ -188,7 +213,10 @@ def _attempted(number: int, env: Path, work: Path) -> dict[str, Any]:
         str(work),
     ]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT, cwd=work)
+        one_core = os.environ | {"OMP_NUM_THREADS": "1"}  # students are too small for more
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=LIMIT, cwd=work, env=one_core
+        )
     except subprocess.TimeoutExpired:
         return {"stage": "computing", "stopped": f"by us, after {LIMIT} s", "in": "", "seconds": LIMIT}
     if done.returncode:
@@ -230,11 +258,11 @@ def report(versions: str, found: list[dict[str, Any]], ours: dict[str, Any]) -> 
     lines += ["## The same set, the same settings", "", *_beside(found[0], ours), ""]
     lines += ["## What else it does, and where it stops", ""]
     lines += ["| evaluator | asked for | constructed | outcome | s |", "| --- | --- | --- | --- | --- |"]
-    for asked, outcome in zip(ATTEMPTS, found, strict=True):
+    rows = sorted(zip(ATTEMPTS, found, strict=True), key=lambda row: EVALUATORS.index(row[0].evaluator))
+    for asked, outcome in rows:
         constructed = "no" if outcome["stage"] == "constructing" else "yes" if outcome["stage"] == "computing" else "–"
-        lines.append(
-            f"| {asked.evaluator} | {asked.what} | {constructed} | {_outcome(outcome)} | {outcome['seconds']} |"
-        )
+        cells = (asked.evaluator, asked.what, constructed, _outcome(outcome), str(outcome["seconds"]))
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -242,7 +270,8 @@ def _about() -> str:
     return (
         f"DC's first published set of one image per class; CIFAR-10's first {PART:,} training and test images; "
         f"{EPOCHS} epochs; {RUNS} runs in the first table, one elsewhere; the device is the CPU and no worker loads "
-        "data. The teacher is untrained. Figures say what is computed, not how good the set is."
+        "data. The teacher is untrained. Figures say what is computed, not how good the set is; seconds are beside "
+        "other work on two cores."
     )
 
 
@@ -251,26 +280,30 @@ def _machine() -> str:
 
 
 def _beside(found: dict[str, Any], ours: dict[str, Any]) -> list[str]:
-    if "computed" not in found:
-        return [f"The original stopped: {_outcome(found)}"]
-    theirs, values = found["computed"], ours["values"]
+    if not found.get("before"):
+        return [f"The original: {_outcome(found)}"]
+    theirs, values = found["before"], ours["values"]
     rows = (
-        ("HLR, points", "hard_label_recovery", 100 * np.array(values["hlr"])),
-        ("IOR, points", "improvement_over_random", 100 * np.array(values["ior"])),
-        ("LRS, as it prints it", "label_robust_score", np.array(values["lrs_of_percentages"])),
-        ("LRS, of fractions", None, np.array(values["lrs"])),
+        ("HLR, points", theirs["hard_label_recovery"], 100 * np.array(values["hlr"])),
+        ("IOR, points", theirs["improvement_over_random"], 100 * np.array(values["ior"])),
+        ("LRS, as it computes it", theirs["lrs"], np.array(values["lrs_of_percentages"])),
+        ("LRS, of fractions", [], np.array(values["lrs"])),
     )
-    text = ["| | ddranking 0.2.0, mean ± std | ours, mean ± std |", "| --- | --- | --- |"]
-    for name, key, mine in rows:
-        original = "–" if key is None else f"{theirs[f'{key}_mean']:.2f} ± {theirs[f'{key}_std']:.2f}"
-        text.append(f"| {name} | {original} | {mine.mean():.2f} ± {mine.std():.2f} |")
-    return [*text, f"| seconds | {found['seconds']:g} | {ours['seconds']:g} |"]
+    text = ["| run by run | ddranking 0.2.0 | ours |", "| --- | --- | --- |"]
+    text += [f"| {name} | {_listed(original)} | {_listed(mine)} |" for name, original, mine in rows]
+    text += [f"| seconds | {found['seconds']:g} | {ours['seconds']:g} |", ""]
+    return [*text, f"The original gives none of this back. It {_outcome(found)}."]
+
+
+def _listed(values: Any) -> str:
+    return ", ".join(f"{value:.2f}" for value in values) or "–"
 
 
 def _outcome(outcome: dict[str, Any]) -> str:
     if "stopped" in outcome:
         where = f", in `{outcome['in']}`" if outcome["in"] else ""
-        return f"stops: {outcome['stopped'].replace('|', '/')}{where}"
+        lost = "; every student was trained, and the scores are lost" if outcome.get("before") else ""
+        return f"stops: {outcome['stopped'].replace('|', '/')}{where}{lost}"
     computed = outcome["computed"] or {}
     means = {name.removesuffix("_mean"): value for name, value in computed.items() if name.endswith("_mean")}
     return "; ".join(f"{name} {value:.2f}" for name, value in means.items()) or "returns nothing"
