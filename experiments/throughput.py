@@ -4,7 +4,8 @@ Command:   python experiments/throughput.py --data cifar10.npz            all pa
            python experiments/throughput.py --data cifar10.npz --width 128 --parts a b f    the width of the original
            python experiments/throughput.py --data cifar10.npz --full     on a GPU: 1,000 epochs, 10,000 test images
            (cifar10.npz holds x_train, y_train, x_test, y_test; "noise" needs no file; --ours-only needs no torch)
-Time:      12 minutes on two idle cores; at width 128 a and b take 40; with --full 15 on an H200 (estimated, not run).
+Time:      20 minutes on two idle cores, 11 of them the original's loop; at width 128 a and b take 60, with --full on an
+           H200 15 (both estimated, not run).
 Hardware:  CPU (two cores were planned for), or one GPU.
 Expected:  the 35 trainings of a label-robust score at 1.8 times the speed of the original's loop with its test passes,
            and the 30 on small sets at 6 times with ours (issue 4). The tables go to throughput.md, the picture to
