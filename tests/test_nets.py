@@ -425,6 +425,30 @@ def test_embedding_has_the_right_gradient_with_respect_to_images():
         chex.assert_trees_all_close(slope, difference, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("norm", "width", "count"), [("IN", 128, 4), ("IN", 128, 3), ("GN", 128, 2), ("IN", 8, 3)])
+def test_block_of_every_formulation_equals_its_layers_in_turn_with_all_gradients(norm, width, count):
+    with jax.enable_x64(True):
+        net = nets.build(f"ConvNet-1-{norm}", num_classes=2, width=width)
+        variables = jax.tree.map(lambda a: a.astype(jnp.float64), INIT(net, jax.random.key(0), (32, 32, 3)))
+        images = jax.random.normal(jax.random.key(1), (count, 32, 32, 3), jnp.float64)
+
+        def in_turn(variables, images):
+            conv, norm_ = (variables["params"]["blocks_0"][layer] for layer in ("conv", "norm"))
+            layout = ("NHWC", "HWIO", "NHWC")
+            x = jax.lax.conv_general_dilated(images, conv["kernel"], (1, 1), "SAME", dimension_numbers=layout)
+            groups = (x + conv["bias"]).reshape(count, 32, 32, 4 if norm == "GN" else width, -1)
+            mean, var = (f(groups, (1, 2, 4), keepdims=True) for f in (jnp.mean, jnp.var))
+            x = ((groups - mean) / jnp.sqrt(var + 1e-5)).reshape(x.shape) * norm_["scale"] + norm_["bias"]
+            return nn.avg_pool(nn.relu(x), (2, 2), (2, 2)).reshape(count, -1)
+
+        def with_gradients(embed):
+            total, gradients = jax.value_and_grad(lambda *a: jnp.sin(embed(*a)).sum(), (0, 1))(variables, images)
+            return embed(variables, images), total, gradients
+
+        ours, textbook = (jax.jit(partial(with_gradients, f))() for f in (partial(EMBED, net), in_turn))
+        chex.assert_trees_all_close(ours, textbook, rtol=1e-12, atol=1e-11)
+
+
 def test_computation_follows_the_wider_type_of_weights_and_images():
     net = nets.build("ConvNet-1", num_classes=3, width=4)
     variables = INIT(net, jax.random.key(0), (8, 8, 1))

@@ -20,7 +20,7 @@ def _features(x: jax.Array, train: bool, depth: int, norm: str, first_padding: i
     for count, features in zip(CONVOLUTIONS[depth], STAGE_FEATURES, strict=True):
         for _ in range(count):
             padding = first_padding if index == 0 else 1
-            x = layers.Conv(features, padding=padding, name=f"features_{index}", **inits)(x)
+            x = layers.Conv(features, padding=padding, followed_by=norm, name=f"features_{index}", **inits)(x)
             if norm != "NN":
                 x = layers.make_norm(norm, name=f"features_{index + 1}")(x, train)
             x = nn.relu(x)
