@@ -4,6 +4,7 @@ Command:   python experiments/profile_step.py --data cifar10.npz [--width 32 128
 Time:      4 minutes on a CPU, 2 of them for width 128.
 Hardware:  CPU or one GPU. On a CPU everything runs on one core, as a student does when each core has its own.
 Expected:  convolutions and their gradients take about three quarters at width 128. The tables go to profile_step.md.
+           What is computed anew for the backward pass counts as forward, and not in the floor.
 
 JAX's profiler says when each compiled operation ran, the compiled text which line of the program it came from. An
 operation's time excludes what it contains (loops, branches); a fused one counts where its last part belongs. The
@@ -49,15 +50,21 @@ class Operation:
 
 def program(path: Path) -> dict[str, Operation]:
     """The operations of a compiled text by name."""
-    types, found = {}, {}
+    types, found, windows, computation = {}, {}, {}, ""
     for line in path.read_text().splitlines():
         match = INSTRUCTION.match(line)
         if not match:
+            head = re.match(r"%?([\w.\-]+) \(.*{$", line)
+            computation = head.group(1) if head else computation
             continue
         name, kind, opcode, rest = match.groups()
         types[name] = size(kind)
         operands = re.findall(r"%([\w.\-]+)", rest.split("), ")[0])
         source = re.search(r'op_name="([^"]*)"', rest)
+        if opcode == "convolution":
+            windows[computation] = re.search(r"window={size=\w+", rest).group()
+        called = re.search(r"calls=%([\w.\-]+)", rest)
+        rest += " " + windows.get(called.group(1), "") if called else ""
         moved = 0 if opcode in CONTAINERS else types[name] + sum(types.get(operand, 0) for operand in operands)
         found[name] = Operation(source.group(1) if source else "", f"{opcode}({rest}", moved)
     return found
@@ -77,13 +84,17 @@ def size(kind: str) -> int:
 def category(operation: Operation) -> str:
     """Which part of a step or of a test an operation belongs to, by the names of modules in its source."""
     source, text = operation.source, operation.text
-    backward = "transpose(" in source
+    backward = "transpose(" in source and "rematted_computation" not in source
     if "/conv/" in source:
         window = re.search(r"window={size=(\w+)", text)
-        if "conv/while" in source or (window and window.group(1) != "3x3"):
+        if (
+            "conv/while" in source
+            or (backward and source.endswith("conv/dot_general"))
+            or (window and window.group(1) != "3x3")
+        ):
             return OF_KERNEL
         if not window:
-            return "convolution: bias and layouts"
+            return "convolution: layouts"
         return OF_INPUT if backward else CONVOLUTION
     way = ", backward" if backward else ""
     for scope, name in (("/norm/", "normalisation"), ("/blocks_", "ReLU and pooling"), ("/head/", "head")):
