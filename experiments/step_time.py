@@ -1,11 +1,13 @@
 """How long a student's training step and test pass take, here and in eager PyTorch, on this CPU.
 
 Command:   python experiments/step_time.py --torch-python /path/to/an/environment/with/torch/bin/python
-Time:      3 minutes on two idle cores (Xeon, AVX-512), 7 on busy ones.
-Expected:  against the faster of PyTorch's memory formats, students on two devices train 1.2 to 1.7 times as fast,
-           one alone 0.9 to 1.2 times; a test pass, 32 images at a time, runs at 0.7 to 1.7 times the speed. On a
-           busy machine PyTorch loses more: 1.6 to 1.9, 1.0 to 1.7 and 0.9 to 1.8 were seen. The table is written to
-           experiments/step_time.md.
+Time:      5 minutes on two idle cores (Xeon, AVX-512), 15 on busy ones.
+Expected:  against the faster of PyTorch's memory formats, with glibc's allocator as it comes, a student's step is at
+           least 1.4 times as fast (8×8 images alone: 1.6), a test pass, 32 images at a time, 1.6 times. The tables
+           are written to experiments/step_time.md.
+
+PyTorch gives its large buffers back to the system after each operation and asks for them again, which costs it much on
+some machines. So everything is measured twice: with glibc's allocator as it comes, and with one that keeps its memory.
 
 A step is forward, backward, momentum and weight decay on a batch of 100, inside the compiled loop that trains a
 student. Each engine is a process of its own that waits while another measures; rounds alternate between
@@ -24,9 +26,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 BATCH, TEST_IMAGES, CLASSES = 100, 1024, 10
 SHAPES = ((32, 3, 128, 3), (32, 3, 32, 20), (8, 1, 32, 200))  # side, channels, width, steps a round
+ALLOCATORS = {
+    "With glibc's allocator as it comes": {},
+    "With an allocator that keeps its memory": {
+        "MALLOC_MMAP_THRESHOLD_": str(2**32),
+        "MALLOC_TRIM_THRESHOLD_": str(2**33),
+    },
+}
 TORCH = ("contiguous", "channels_last")
 OURS = ("one device", "two devices")
 
@@ -141,12 +151,15 @@ def work(engine: str, shape: tuple[int, int, int, int]) -> None:
         print(time.perf_counter() - start, flush=True)
 
 
-def measure(pythons: dict[str, str], shape: tuple[int, int, int, int], rounds: int) -> dict[str, list[float]]:
+def measure(
+    pythons: dict[str, str], shape: tuple[int, int, int, int], rounds: int, allocator: dict[str, str]
+) -> dict[str, list[float]]:
     """Milliseconds per step of a student, or per test pass, in each round, by engine and task."""
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     workers, seconds = {}, {}
     for engine, python in pythons.items():
         command = [python, __file__, "--worker", engine, "--shape", *map(str, shape)]
-        workers[engine] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        workers[engine] = subprocess.Popen(command, env=os.environ | allocator, **pipes)
         for task in json.loads(workers[engine].stdout.readline()):
             seconds[engine, task] = []
     for _ in range(rounds):
@@ -209,13 +222,15 @@ def main() -> None:
         parser.error("--torch-python is needed: what ours is compared with")
     load = os.getloadavg()[0]
     pythons = {"torch": options.torch_python} | dict.fromkeys(OURS, sys.executable)
-    table = [
-        "| images | task | PyTorch contiguous, ms | channels-last, ms | ours, ms | PyTorch's faster / ours |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for shape in SHAPES:
-        table += rows(shape, measure(pythons, shape, options.rounds))
-        print("\n".join(table[-4:]), flush=True)
+    table = []
+    for title, allocator in ALLOCATORS.items():
+        settings = "".join(f"`{name}={value}` " for name, value in allocator.items())
+        table += [f"\n## {title}\n"] + ([f"Both sides with {settings.strip()}.\n"] if settings else [])
+        table += ["| images | task | PyTorch contiguous, ms | channels-last, ms | ours, ms | PyTorch's faster / ours |"]
+        table += ["| --- | --- | --- | --- | --- | --- |"]
+        for shape in SHAPES:
+            table += rows(shape, measure(pythons, shape, options.rounds, allocator))
+            print("\n".join(table[-4:]), flush=True)
     head = (
         "# A step and a test pass of ConvNet-3\n\n"
         f"{versions(pythons)}; medians of {options.rounds} alternating rounds, float32; "
@@ -224,7 +239,7 @@ def main() -> None:
         f"`test by B`: {TEST_IMAGES} images, B at a time (PyTorch: 256).\n"
         "Made by experiments/step_time.py.\n"
     )
-    Path(__file__).with_suffix(".md").write_text(f"{head}\n" + "\n".join(table) + "\n")
+    Path(__file__).with_suffix(".md").write_text(head + "\n".join(table) + "\n")
 
 
 if __name__ == "__main__":
