@@ -44,12 +44,15 @@ def features(net: Any, variables: Any, images: np.ndarray, batch: int = 256) -> 
     """A network's activations before its last layer (N, F) float32 for images on the host, `batch` at a time."""
     import jax  # here, since results name baselines and import no JAX
 
+    from ddr_jax.nets.precision import arithmetic
+
     forward = jax.jit(nets.embed, static_argnums=0)
     parts = []
     for first in range(0, len(images), batch):
         part = images[first : first + batch]
         padded = np.pad(part, [(0, batch - len(part))] + [(0, 0)] * (images.ndim - 1))
-        parts.append(np.asarray(forward(net, variables, padded), np.float32)[: len(part)])
+        with arithmetic("float32"):
+            parts.append(np.asarray(forward(net, variables, padded), np.float32)[: len(part)])
     return np.concatenate(parts)
 
 

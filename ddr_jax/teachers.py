@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from ddr_jax import nets
+from ddr_jax.nets.precision import arithmetic
 from ddr_jax.readers import as_array, read_pt
 from ddr_jax.types import InputError, RealData, fingerprint
 
@@ -99,10 +100,11 @@ def mean_logits(net: Any, teachers: Any, images: jax.Array) -> jax.Array:
 
 
 def label(net: Any, teachers: Any, images: np.ndarray, batch: int = 256) -> np.ndarray:
-    """The teachers' mean logits (N, C) for images on the host (N, H, W, K), `batch` at a time."""
+    """The teachers' mean logits (N, C) float32 for images on the host (N, H, W, K), `batch` at a time."""
     forward = jax.jit(mean_logits, static_argnums=0)
     padded = np.pad(images, [(0, -len(images) % batch)] + [(0, 0)] * (images.ndim - 1))
-    logits = [forward(net, teachers, jnp.asarray(part)) for part in np.split(padded, len(padded) // batch)]
+    with arithmetic("float32"):
+        logits = [forward(net, teachers, jnp.asarray(part)) for part in np.split(padded, len(padded) // batch)]
     return np.concatenate(jax.device_get(logits))[: len(images)]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ddr_jax import nets, teachers
+from ddr_jax import coresets, nets, teachers
 from ddr_jax.teachers import Teachers, load_teachers
 from ddr_jax.types import InputError
 
@@ -26,6 +26,23 @@ def test_labels_are_the_mean_logits_whatever_the_batch():
         chex.assert_trees_all_close(
             teachers.label(net, Teachers.of(net, pair).variables, images, batch), expected, atol=1e-5
         )
+
+
+@pytest.mark.parametrize("of", ["logits", "features"])
+def test_teachers_compute_in_float32_where_products_are_faster_and_less_precise(of, monkeypatch):
+    net = nets.build("MLP", width=4, num_classes=2)
+    variables = jax.device_get(nets.init(net, jax.random.key(0), (8, 8, 1)))
+    images, seen = np.ones((3, 8, 8, 1), np.float32), []
+    embed = type(net).embed
+    monkeypatch.setattr(
+        type(net), "embed", lambda *a, **k: seen.append(jax.config.jax_default_matmul_precision) or embed(*a, **k)
+    )
+    with jax.default_matmul_precision("tensorfloat32"):
+        if of == "logits":
+            teachers.label(net, Teachers.of(net, [variables]).variables, images, batch=3)
+        else:
+            coresets.features(net, variables, images, batch=3)
+    assert set(seen) == {"float32"}
 
 
 @pytest.fixture
