@@ -135,11 +135,13 @@ def score(
                 break
             rounds.append(_round(prepared, real, longer, key, runner, given_teachers))
     asked = {name: list(getattr(settings, name).lr) for name in ("protocol", "real_protocol")}
+    trained = sum(one.times["students_trained"] for one in rounds)
+    students = {name for one in rounds for table in one.tables.values() for name in table.students.flat}
     times = rounds[-1].times | {
         "began": began.isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - clock, 2),
-        "students_trained": sum(one.times["students_trained"] for one in rounds),
-        "students_reused": rounds[-1].times["students_reused"] if len(rounds) == 1 else 0,
+        "students_trained": trained,
+        "students_reused": len(students) - trained,
         "chunk": max(one.times["chunk"] for one in rounds),
     }
     return replace(rounds[-1], data=rounds[-1].data | {"asked_rates": asked}, times=times)
@@ -152,7 +154,7 @@ def _start(settings: Settings) -> Settings:
 @contextlib.contextmanager
 def _remembering(runner: Runner, settings: Settings) -> Iterator[Runner]:
     """A runner that keeps students at least from one round to the next, if there are to be several."""
-    if runner.store is not None or not settings.extend_grid:
+    if runner.store is not None or not (settings.extend_grid or settings.halving):
         yield runner
         return
     with tempfile.TemporaryDirectory(prefix="ddr_jax-") as folder:
@@ -180,7 +182,6 @@ def _round(
         environment=provenance.environment(execution.mode, execution.precision) | {"versions": provenance.versions()},
         times={
             "students_trained": first.trained + rest.trained,
-            "students_reused": first.reused + rest.reused,
             "devices": len(jax.local_devices()[: execution.devices]),
             "chunk": max(first.chunk, rest.chunk),
             "peak_memory_bytes": rest.peak_memory,

@@ -81,6 +81,24 @@ def test_an_evaluation_extends_its_grid_and_trains_no_student_twice(real, mine):
     assert found.settings.protocol.lr in ((1e-6, 1e-5, 1e-4, 1e-3), (1e-8, 1e-7, 1e-6, 1e-5), (1e-7, 1e-6, 1e-5, 1e-4))
     assert found.data["asked_rates"]["protocol"] == [1e-6, 1e-5]
     assert found.times["students_trained"] == 4 * 2
+    assert found.times["students_reused"] == 0
+
+
+def test_students_of_an_earlier_evaluation_are_counted_once_over_all_rounds(real, mine, tmp_path):
+    protocol = Protocol(student="ConvNet-1", width=4, epochs=1, lr=(1e-6, 1e-5))
+    runner = ddr.Runner(ddr.Store(tmp_path))
+    ddr.accuracy(mine, real, protocol, seeds=2, runner=runner, extend_grid=1)
+    found = ddr.accuracy(mine, real, protocol, seeds=2, runner=runner, extend_grid=2)
+    assert (found.times["students_trained"], found.times["students_reused"]) == (2, 3 * 2)
+
+
+def test_students_that_halving_cannot_shorten_are_trained_once(real, mine):
+    protocol = Protocol(student="ConvNet-1", width=4, epochs=4, lr=(1e-3, 1e-2, 0.1))
+    of_real = replace(protocol, epochs=1, lr=(0.1,))
+    found = ddr.label_robust_score(mine, real, protocol, seeds=2, halving=True, real_protocol=of_real)
+    kept = len(found.settings.protocol.lr)
+    assert found.times["students_trained"] == (1 + 2 * (3 + kept)) * 2
+    assert found.times["students_reused"] == 0
 
 
 def test_an_evaluation_halves_its_grid(real, mine):

@@ -25,16 +25,16 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array, train: bool, padding: int) -> jax.Array:
         """Apply the four in order; `padding` is the convolution's."""
 
-        def apply(self, x):
-            x = layers.Conv(self.width, padding=padding, followed_by=self.norm, name="conv")(x)
-            x = layers.make_norm(self.norm, name="norm")(x, train)
-            return POOLS[self.pooling](ACTIVATIONS[self.activation](x))
+        def in_turn(block, x):
+            x = layers.Conv(block.width, padding=padding, followed_by=block.norm, name="conv")(x)
+            x = layers.make_norm(block.norm, name="norm")(x, train)
+            return POOLS[block.pooling](ACTIVATIONS[block.activation](x))
 
         count = kernels.images_in_cache(x.shape, self.width)
         if self.norm == "BN" or count is None:
-            return apply(self, x)
+            return in_turn(self, x)
         # The backward pass computes the maps anew: less work than to fetch them from memory.
-        step = nn.remat(lambda self, _, x: (None, apply(self, x)), prevent_cse=False)
+        step = nn.remat(lambda block, _, x: (None, in_turn(block, x)), prevent_cse=False)
         scan = nn.scan(step, variable_broadcast="params", split_rngs={"params": False})
         _, maps = scan(self, None, x.reshape(-1, count, *x.shape[1:]))
         return maps.reshape(-1, *maps.shape[2:])

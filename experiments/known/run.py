@@ -134,7 +134,7 @@ def compare(values: np.ndarray, published: Published | None) -> Comparison:
 class Kind:
     """What one kind of list does in its own way; known accuracies are one, `leaderboard.py` has another.
 
-    `row` gives a line's summary for the terminal; `begin` marks where the table goes in a README.
+    `summary` is a line's result for the terminal; `begin` marks where the table goes in a README.
     """
 
     about: str

@@ -2,7 +2,7 @@
 
 Command:   python experiments/known/vgg11_in_pytorch.py --data FOLDER --real cifar10.npz [--norm instance batch]
            (FOLDER holds distilled/, as for run.py; the environment needs torch)
-Time:      5 minutes for three networks of each norm on two CPU cores
+Time:      a quarter of an hour on two CPU cores that are busy otherwise
 Gives:     the mean test accuracy and each network's, by norm; known/README.md holds what was found
 
 The protocol is that of the known list: SGD 0.01, momentum 0.9, weight decay 5e-4, 301 epochs of one batch, the rate

@@ -88,23 +88,38 @@ def read_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def written_up(ranking: str, real: RealData, settings: ddr.Settings, students: int, seconds: float) -> str:
+def written_up(
+    ranking: str, results: dict[str, ddr.Result], real: RealData, settings: ddr.Settings, seconds: float
+) -> str:
     """The ranking under the command that made it, and what that took."""
+    students = len({row["student"] for result in results.values() for row in result.rows()})
     protocol, of_real = settings.protocol, settings.real_protocol
     command = shlex.join([str(Path(sys.argv[0])), *sys.argv[1:]])
     used = resource.getrusage(resource.RUSAGE_SELF).ru_utime / 60
     return f"""# Methods ranked on {real.name}
 
 Made by `python {command}`
-on {jax.device_count()} × {jax.devices()[0].device_kind}, JAX {jax.__version__}, in {seconds / 60:.0f} minutes beside \
-other work ({used:.1f} CPU-minutes); {students} students.
+on {jax.device_count()} × {jax.devices()[0].device_kind}, JAX {jax.__version__}, in {seconds / 60:.0f} minutes \
+({used:.1f} CPU-minutes); {students} students.
 {protocol.student} of width {protocol.width}, {protocol.epochs} epochs, rates {_listed(protocol.lr)}; \
 real-hard: {of_real.epochs} epochs, rates {_listed(of_real.lr)}.
-
+{_twins(results)}
 ```
 {ranking}
 ```
 """
+
+
+def _twins(results: dict[str, ddr.Result]) -> str:
+    """Which methods chose the same images, as the nearest to a class's mean at one image per class."""
+    methods: dict[tuple[str, ...], list[str]] = {}
+    for name, result in results.items():
+        methods.setdefault(tuple(each["digest"] for each in result.data["sets"]), []).append(name)
+    return "".join(
+        f"\n{', '.join(names)} are one and the same set; the correction for many comparisons counts it each time.\n"
+        for names in methods.values()
+        if len(names) > 1
+    )
 
 
 def _listed(rates: tuple[float, ...]) -> str:
@@ -134,8 +149,7 @@ def main() -> None:
     (options.out / "ranking.txt").write_text(f"{comparison}\n")
     print(comparison)
     if options.report:
-        students = len({row["student"] for result in results.values() for row in result.rows()})
-        text = written_up(str(comparison), real, settings, students, time.perf_counter() - began)
+        text = written_up(str(comparison), results, real, settings, time.perf_counter() - began)
         options.report.write_text(text)
 
 
