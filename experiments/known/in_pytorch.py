@@ -1,0 +1,145 @@
+"""Lines of known.toml that do not agree, by PyTorch: is it we or the published figure that is off?
+
+Command:   python experiments/known/in_pytorch.py vgg11|alexnet|kip --data FOLDER --real cifar10.npz [--networks 3]
+           (FOLDER holds distilled/, as for run.py; the environment needs torch)
+Time:      vgg11 a quarter of an hour, alexnet three minutes, kip ten, on two CPU cores
+Gives:     the mean test accuracy and each network's, by variant; known/README.md holds what was found
+
+The protocol is that of the known list: SGD 0.01, momentum 0.9, weight decay 5e-4, 301 epochs of one batch, the rate
+times 0.1 and a new optimizer after epoch 152 of them, no augmentation, accuracy after the last epoch.
+
+vgg11, alexnet: "DC again, CIFAR-10, 1 per class"; VGG-11 with instance norm, as DC's code has it, and with batch norm.
+kip: ConvNet-3 of width 128 on KIP's images, whitened as KIP does, as DC-BENCH does (the same without standardised
+channels: data_loader/kip_data_loader.py of justincui03/dc_benchmark at 071901d), and as kornia does; labelled by the
+largest soft label, as DC-BENCH does, and by position, as the images were begun: ten of each class in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+WIDTHS = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
+EPOCHS, DROP = 301, 152
+MEAN = np.array([0.4914, 0.4822, 0.4465], np.float32)
+STD = np.array([0.2023, 0.1994, 0.2010], np.float32)
+
+Labelled = tuple[torch.Tensor, torch.Tensor]
+
+
+def vgg11(norm: str) -> nn.Module:
+    layers, inputs = [], 3
+    for width in WIDTHS:
+        if width == "M":
+            layers.append(nn.MaxPool2d(2))
+            continue
+        normalise = nn.GroupNorm(width, width) if norm == "instance" else nn.BatchNorm2d(width)
+        layers += [nn.Conv2d(inputs, width, 3, padding=1), normalise, nn.ReLU()]
+        inputs = width
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, 10))
+
+
+def alexnet() -> nn.Module:
+    layers = [nn.Conv2d(3, 128, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)]
+    layers += [nn.Conv2d(128, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)]
+    for inputs, width in ((192, 256), (256, 192), (192, 192)):
+        layers += [nn.Conv2d(inputs, width, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.MaxPool2d(2), nn.Flatten(), nn.Linear(192 * 4 * 4, 10))
+
+
+def convnet() -> nn.Module:
+    layers, inputs = [], 3
+    for _ in range(3):
+        layers += [nn.Conv2d(inputs, 128, 3, padding=1), nn.GroupNorm(128, 128), nn.ReLU(), nn.AvgPool2d(2)]
+        inputs = 128
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(128 * 4 * 4, 10))
+
+
+def trained(network: Callable[[], nn.Module], seed: int, images: torch.Tensor, labels: torch.Tensor) -> nn.Module:
+    torch.manual_seed(seed)
+    net = network().train()
+    for epoch in range(EPOCHS):
+        if epoch in (0, DROP):
+            rate = 0.01 if epoch == 0 else 0.001
+            optimizer = torch.optim.SGD(net.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(images), labels).backward()
+        optimizer.step()
+    return net.eval()
+
+
+@torch.no_grad()
+def accuracy(net: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
+    hits = [(net(x).argmax(1) == y).sum() for x, y in zip(images.split(250), labels.split(250), strict=True)]
+    return float(sum(hits)) / len(labels)
+
+
+def normalised(pixels: np.ndarray) -> torch.Tensor:
+    return torch.tensor(((pixels.astype(np.float32) / 255 - MEAN) / STD).transpose(0, 3, 1, 2).copy())
+
+
+def whitened(kind: str, train: np.ndarray, test: np.ndarray) -> torch.Tensor:
+    """Test images (N, 3, 32, 32), whitened by what the train images give; pixels are (N, 32, 32, 3) uint8."""
+    train, test = (torch.tensor(pixels.astype(np.float32) / 255) for pixels in (train, test))
+    if kind == "KIP":
+        mean, std = train.mean((0, 1, 2)), train.std((0, 1, 2))
+        train, test = (train - mean) / std, (test - mean) / std
+    train, test = train.flatten(1), test.flatten(1)
+    if kind == "kornia":
+        train, test, eps = train - train.mean(0), test - train.mean(0), 0.1
+    else:
+        train, test = (x - x.mean(1, keepdim=True) for x in (train, test))
+        train, test = (x / x.norm(dim=1, keepdim=True) for x in (train, test))
+        eps = 0.1 * float(train.square().sum(1).mean()) / train.shape[1]
+    variances, directions = torch.linalg.eigh(train.T @ train / len(train))
+    matrix = directions / (variances.clamp(min=0) + eps).sqrt() @ directions.T
+    return (test @ matrix).reshape(-1, 32, 32, 3).permute(0, 3, 1, 2).contiguous()
+
+
+def dc_again(data: Path, real: dict[str, np.ndarray]) -> tuple[Labelled, Labelled]:
+    """Train and test images of the known lines called "DC again, CIFAR-10, 1 per class"."""
+    with np.load(data / "distilled" / "dgg_dc_cifar10_ipc1.npz") as file:
+        train = torch.tensor(file["images"][0]), torch.tensor(file["labels"][0])
+    return train, (normalised(real["x_test"]), torch.tensor(real["y_test"]))
+
+
+def variants(
+    line: str, data: Path, real: dict[str, np.ndarray]
+) -> Iterator[tuple[str, Callable[[], nn.Module], Labelled, Labelled]]:
+    """What to train of a line: the variant's name, a network, train and test images with labels."""
+    if line == "alexnet":
+        yield "AlexNet", alexnet, *dc_again(data, real)
+    if line == "vgg11":
+        for norm in ("instance", "batch"):
+            yield f"{norm} norm", lambda norm=norm: vgg11(norm), *dc_again(data, real)
+    if line == "kip":
+        with np.load(data / "distilled" / "dcbench_kip_cifar10_ipc10.npz") as file:
+            images, soft = torch.tensor(file["images"][0]), torch.tensor(file["soft_labels"][0])
+        for kind in ("DC-BENCH", "KIP", "kornia"):
+            test = whitened(kind, real["x_train"], real["x_test"]), torch.tensor(real["y_test"])
+            yield f"{kind}'s whitening, largest label", convnet, (images, soft.argmax(1)), test
+            yield f"{kind}'s whitening, by position", convnet, (images, torch.arange(100) // 10), test
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("line", choices=["vgg11", "alexnet", "kip"])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--real", type=Path, required=True, help=".npz with CIFAR-10's x_train, x_test and y_test")
+    parser.add_argument("--networks", type=int, default=3)
+    options = parser.parse_args()
+    with np.load(options.real) as file:
+        real = {name: file[name] for name in ("x_train", "x_test", "y_test")}
+    real["y_test"] = real["y_test"].astype(np.int64).ravel()
+    for name, network, train, test in variants(options.line, options.data, real):
+        found = [accuracy(trained(network, seed, *train), *test) for seed in range(options.networks)]
+        print(f"{name}: {np.mean(found):.4f} of {', '.join(f'{value:.4f}' for value in found)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
