@@ -115,7 +115,7 @@ def train_arms(arms: Sequence[Arm], real: RealData, *, key: jax.Array, runner: R
         "constants": fingerprint(real.mean, real.std),
         "tests": [fingerprint(split.images, split.labels) for split in _splits(real).values()],
         "key": provenance.key_facts(key),
-        "environment": provenance.environment(execution.mode, execution.precision),
+        "environment": provenance.environment(execution.arithmetic, execution.precision),
     }
     jobs = [job for arm in arms for job in _jobs(arm, real, facts)]
     wanted = {job.student: job for job in jobs}

@@ -83,8 +83,12 @@ def _run(command: Running) -> None:
 
     from ddr_jax import arms, cross, evaluate, population, store
 
+    default = population.default_execution()
     execution = dataclasses.replace(
-        population.default_execution(), devices=command.devices, precision=command.precision
+        default,
+        mode=default.mode if command.execution == "auto" else command.execution,
+        devices=command.devices,
+        precision=command.precision,
     )
     kept = store.Store(command.cache) if command.store else None
     for note in getattr(command, "notes", ()):

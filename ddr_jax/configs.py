@@ -176,7 +176,7 @@ _KINDS: dict[str, tuple[Callable[[Any], Any], str]] = {
             "text (in quotes if need be)",
             "dsa_strategy labels loss readout interval real_augment preset clock zca",
         ),
-        (_text, "text (in quotes if need be)", "baseline teacher precision"),
+        (_text, "text (in quotes if need be)", "baseline teacher precision execution"),
         (_path, "a path", "out cache data_dir config"),
         (_many(_path), "paths", "sets labels_file teacher_weights"),
         (_many(_number), "a rate, or a list of rates", "lr real_lr hard_lr random_lr"),

@@ -179,10 +179,11 @@ def _round(
         settings=settings,
         tables=first.tables | rest.tables,
         data=_describe(sets, real, labelers),
-        environment=provenance.environment(execution.mode, execution.precision) | {"versions": provenance.versions()},
+        environment=provenance.environment(execution.arithmetic, execution.precision)
+        | {"versions": provenance.versions()},
         times={
             "students_trained": first.trained + rest.trained,
-            "devices": len(jax.local_devices()[: execution.devices]),
+            "devices": len(execution.local_devices()),
             "chunk": max(first.chunk, rest.chunk),
             "peak_memory_bytes": rest.peak_memory,
         },

@@ -74,6 +74,9 @@ class Running:
     """Look finished students up in the cache, and keep new ones there."""
     devices: int | None = None
     """Devices used at most. Default: all accelerators, or one per CPU core up to 8."""
+    execution: Literal["auto", "serial", "vmap", "shared"] = "auto"
+    """How students use the devices: one on each at a time (serial, auto's choice on CPUs), many on each (vmap, auto's
+    on accelerators), or all devices on the batches of one (shared, for fewer students than devices)."""
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     """Of the networks' arithmetic: tf32 on GPUs, or bfloat16 with float32 weights and statistics."""
     config: Path | None = None

@@ -1,13 +1,15 @@
 """Many students of one program: which run side by side, on which devices, and in what order.
 
-Two ways to run a population, chosen per backend by what was measured (`default_execution`):
+Three ways to run a population, chosen per backend by what was measured (`default_execution`):
 
 - ``serial``: each device trains one student at a time, and sees that student's set alone. The compiled program
   knows neither the size of the population nor the number of sets, so a student's result is the same bit for bit
   alone, among others and in any order.
 - ``vmap``: each device trains `chunk` students at once; the last digits depend on the chunk.
+- ``shared``: all devices train one student after another, each on its part of every batch, and add their gradients;
+  the last digits depend on the number of devices. For fewer students than devices.
 
-Devices share the students axis of a mesh and exchange nothing.
+Where batches are not shared, devices split the students axis of a mesh and exchange nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from ddr_jax.nets.precision import PRECISIONS
 from ddr_jax.train import HeldOut, Program, State, Student, TrainingData
 from ddr_jax.types import InputError, nearest
 
-MODES = ("serial", "vmap")
+MODES = ("serial", "vmap", "shared")
 VMAP_CHUNK = 25  # students per device where its memory is not known: five seeds at five rates
 MEMORY_SHARE = 0.8  # of a device's memory that a first guess of the chunk fills
 AXIS = "students"
@@ -43,14 +45,15 @@ class Execution:
 
     Attributes:
         mode: one of `MODES`.
-        chunk: students per device and call; None takes as many as the device's memory should hold (one if serial),
-            and fewer when it turns out not to.
+        chunk: students per device and call; None takes as many as the device's memory should hold (one unless
+            vmapped), and fewer when it turns out not to.
         devices: how many to use at most; None uses all local ones.
         test_batch: images per forward pass of a test.
         precision: of the networks' arithmetic, "float32", "tf32" (GPUs) or "bfloat16"; weights stay float32.
 
     Raises:
-        InputError: if a name is unknown, a number is out of range, or serial students are to share a call.
+        InputError: if a name is unknown, a number is out of range, or students that are not vmapped are to share
+            a call.
     """
 
     mode: str
@@ -68,11 +71,20 @@ class Execution:
             raise InputError(f"chunk is {self.chunk} and devices {self.devices}; expected 1 or more")
         if self.test_batch < 1 or train.HELD_OUT_MULTIPLE % self.test_batch:
             raise InputError(f"test_batch is {self.test_batch}; expected a divisor of {train.HELD_OUT_MULTIPLE}")
-        if self.mode == "serial" and self.chunk not in (None, 1):
+        if self.mode != "vmap" and self.chunk not in (None, 1):
             raise InputError(
-                f"chunk is {self.chunk}, but serial execution trains one student per device at a time: "
+                f"chunk is {self.chunk}, but {self.mode} execution trains one student at a time: "
                 "leave chunk out, or choose mode 'vmap'"
             )
+
+    @property
+    def arithmetic(self) -> str:
+        """The mode, and the devices that share a batch: on what a student's last digits depend; starts JAX."""
+        return f"shared by {len(self.local_devices())}" if self.mode == "shared" else self.mode
+
+    def local_devices(self) -> tuple[Any, ...]:
+        """The devices that it uses."""
+        return tuple(jax.local_devices()[: self.devices])
 
 
 def default_execution() -> Execution:
@@ -96,7 +108,7 @@ def use_cpu_cores(cores: int) -> None:
 
 def everywhere(tests: HeldOut, execution: Execution) -> HeldOut:
     """The test images on every device that is used; populations then need not send them again."""
-    return _place(_mesh(tuple(jax.local_devices()[: execution.devices])), Spec(), tests)
+    return _place(_mesh(execution.local_devices()), Spec(), tests)
 
 
 class Outcome(NamedTuple):
@@ -136,15 +148,17 @@ def train_population(
             group is begun anew.
 
     Raises:
-        InputError: if the memory does not hold a single student per device, or for tf32 on a CPU.
+        InputError: if the memory does not hold a single student per device, for tf32 on a CPU, or where batches are
+            shared and a network normalises over whole ones.
     """
-    count = len(students.images)
-    devices = tuple(jax.local_devices()[: execution.devices][:count])
+    count, devices = len(students.images), execution.local_devices()
+    devices = devices if execution.mode == "shared" else devices[:count]
     _check_precision(execution.precision, devices[0].platform)
+    _check_sharing(program, students, data, execution)
     run = _compiled(program, execution.mode, execution.test_batch, execution.precision, devices)
     chunk = execution.chunk or _first_chunk(program, students, data, tests, execution, devices[0])
     feed, tests = run.feed(data), run.everywhere(tests)
-    first, group = 0, _group(count, len(devices), chunk)
+    first, group = 0, _group(count, run.devices, chunk)
     while first < count:
         positions = np.arange(first, min(first + group, count))
         padded = np.resize(positions, group)
@@ -152,8 +166,8 @@ def train_population(
             part = feed(jax.tree.map(lambda leaf: leaf[padded], students))  # noqa: B023
             outcome = _train_group(run, program, test_epochs, part, tests, on_progress, positions, keep)
         except jax.errors.JaxRuntimeError as error:
-            chunk = _halved(group // len(devices), error)
-            group = _group(count - first, len(devices), chunk)
+            chunk = _halved(group // run.devices, error)
+            group = _group(count - first, run.devices, chunk)
             continue
         yield outcome
         first += len(positions)
@@ -177,8 +191,8 @@ def _halved(chunk: int, error: Exception) -> int:
 
 
 def _first_chunk(program, students, data, tests, execution, device) -> int:
-    """One if serial, else how many students a device's memory should hold."""
-    if execution.mode == "serial":
+    """One unless vmapped; then how many students a device's memory should hold."""
+    if execution.mode != "vmap":
         return 1
     limit = memory.limit(device)
     if limit is None:
@@ -194,8 +208,7 @@ def student_bytes(program: Program, students: Student, data: TrainingData, execu
     of the larger batch, of training or testing. XLA fuses most of these away: on a CPU its programs asked for a
     third (ConvNet-3 of 32 filters, 50 images of 32×32: 25.7 MB of 79; ConvNet-2-BN of 16: 13.2 of 38).
     """
-    student, data = jax.eval_shape(lambda s, d: (jax.tree.map(lambda x: x[0], s), d), students, data)
-    state = jax.eval_shape(functools.partial(train.start, program), student, data)
+    student, data, state = _one(program, students, data)
     batch = max(min(program.batch_size, data.images.shape[1]), execution.test_batch)
     images = jax.ShapeDtypeStruct((batch, *data.images.shape[2:]), jnp.float32)
 
@@ -204,6 +217,20 @@ def student_bytes(program: Program, students: Student, data: TrainingData, execu
 
     passed = memory.intermediates(forward, state.variables, images, student.key)
     return 2 * memory.size(state) + memory.size(state.variables) + passed
+
+
+def _one(program: Program, students: Student, data: TrainingData) -> tuple[Student, TrainingData, State]:
+    """The shapes of one student, of its data, and of its state."""
+    student, data = jax.eval_shape(lambda s, d: (jax.tree.map(lambda x: x[0], s), d), students, data)
+    return student, data, jax.eval_shape(functools.partial(train.start, program), student, data)
+
+
+def _check_sharing(program: Program, students: Student, data: TrainingData, execution: Execution) -> None:
+    if execution.mode == "shared" and set(_one(program, students, data)[2].variables) != {"params"}:
+        raise InputError(
+            "Shared execution divides batches, but this network keeps statistics of whole ones (batch norm): choose "
+            "execution 'serial'"
+        )
 
 
 def _check_precision(precision: str, platform: str) -> None:
@@ -247,7 +274,8 @@ class _Run:
     """The compiled functions of one program on one row of devices.
 
     `feed` takes the data of a population and gives a function that puts students, and what they learn from, where
-    they are trained; data that is there already is not sent again.
+    they are trained; data that is there already is not sent again. `devices` counts those that students are split
+    over.
     """
 
     start: Callable[..., State]
@@ -261,31 +289,34 @@ class _Run:
 @functools.lru_cache(maxsize=64)
 def _compiled(program: Program, mode: str, test_batch: int, precision: str, devices: tuple[Any, ...]) -> _Run:
     mesh = _mesh(devices)
-    each, all_ = Spec(AXIS), Spec()
-    serial = mode == "serial"
-    sets = TrainingData(each, each, all_, all_, all_) if serial else all_  # type: ignore[arg-type]
+    axis = AXIS if mode == "shared" else None
+    all_ = Spec()
+    each = all_ if mode == "shared" else Spec(AXIS)
+    sets = TrainingData(each, each, all_, all_, all_) if mode == "serial" else all_  # type: ignore[arg-type]
+    many = _vmapped if mode == "vmap" else _one_by_one
 
-    def spread(function, specs):
-        """Maps the arguments that are split over students, and their first axis over devices."""
-        many = (_one_by_one if serial else _vmapped)(function, [spec is each for spec in specs])
-        return jax.shard_map(many, mesh=mesh, in_specs=specs, out_specs=each, check_vma=False)
+    def spread(function, specs, batched):
+        """Maps a function of `batched` arguments, those with a students axis, and others; that axis over devices."""
+        return jax.shard_map(many(function, batched), mesh=mesh, in_specs=specs, out_specs=each, check_vma=False)
 
     def start(students, data):
         return train.start(program, students, data)
 
     def train_epochs(state, students, data, first, last):
-        return train.train_epochs(program, state, students, data, first, last, precision)
+        return train.train_epochs(program, state, students, data, first, last, precision, axis)
 
     def test(state, tests):
-        return train.test(program, state, tests, test_batch, precision)
+        return train.test(program, state, tests, test_batch, precision, axis)
 
     return _Run(
-        start=jax.jit(spread(start, (each, sets))),
-        train=jax.jit(spread(train_epochs, (each, each, sets, all_, all_)), donate_argnums=0),
-        test=jax.jit(spread(test, (each, all_))),
-        feed=functools.partial(_feed_own_sets if serial else _feed_all_sets, mesh),
+        start=jax.jit(spread(start, (each, sets), (True, False))),
+        train=jax.jit(
+            spread(train_epochs, (each, each, sets, all_, all_), (True, True, False, False, False)), donate_argnums=0
+        ),
+        test=jax.jit(spread(test, (each, all_), (True, False))),
+        feed=functools.partial(_feed_all_sets if mode == "vmap" else _feed_own_sets, mesh, each),
         everywhere=functools.partial(_place, mesh, all_),
-        devices=len(devices),
+        devices=1 if mode == "shared" else len(devices),
     )
 
 
@@ -297,10 +328,13 @@ def _place(mesh: Mesh, spec: Spec, tree: Any) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, spec))
 
 
-def _feed_all_sets(mesh: Mesh, data: TrainingData) -> Feed:
-    """Every device has all sets, their number filled up to a power of two, lest every number compile anew."""
+def _feed_all_sets(mesh: Mesh, spec: Spec, data: TrainingData) -> Feed:
+    """Every device has all sets, and `spec` splits the students.
+
+    The number of sets is filled up to a power of two, lest every number compile anew.
+    """
     data = _place(mesh, Spec(), data._replace(images=_filled_up(data.images), targets=_filled_up(data.targets)))
-    return lambda students: (_place(mesh, Spec(AXIS), students), data)
+    return lambda students: (_place(mesh, spec, students), data)
 
 
 def _filled_up(sets: Any) -> Any:
@@ -308,8 +342,8 @@ def _filled_up(sets: Any) -> Any:
     return sets if size == len(sets) else sets[np.minimum(np.arange(size), len(sets) - 1)]
 
 
-def _feed_own_sets(mesh: Mesh, data: TrainingData) -> Feed:
-    """Every device has the set of the student that it trains next, (1, N, …) there."""
+def _feed_own_sets(mesh: Mesh, spec: Spec, data: TrainingData) -> Feed:
+    """Every device has the set of the student that it trains next, (1, N, …) there; `spec` splits the students."""
     shared = _place(mesh, Spec(), data._replace(images=None, targets=None))
 
     @functools.cache
@@ -317,14 +351,15 @@ def _feed_own_sets(mesh: Mesh, data: TrainingData) -> Feed:
         return jax.device_put(getattr(data, pool)[position][None], device)
 
     def gather(pool: str, positions: Any) -> jax.Array:
-        parts = [put(pool, int(p), device) for p, device in zip(positions, mesh.devices, strict=True)]
-        whole = (len(parts), *parts[0].shape[1:])
-        return jax.make_array_from_single_device_arrays(whole, NamedSharding(mesh, Spec(AXIS)), parts)
+        of_devices = np.resize(positions, len(mesh.devices))  # one for all where they share a student
+        parts = [put(pool, int(p), device) for p, device in zip(of_devices, mesh.devices, strict=True)]
+        whole = (len(positions), *parts[0].shape[1:])
+        return jax.make_array_from_single_device_arrays(whole, NamedSharding(mesh, spec), parts)
 
     def feed(students: Student) -> tuple[Student, TrainingData]:
         images, targets = (gather(p, np.asarray(getattr(students, p))) for p in ("images", "targets"))
         only = np.zeros(len(images), np.int32)  # the one set that a device has
-        students = _place(mesh, Spec(AXIS), students._replace(images=only, targets=only))
+        students = _place(mesh, spec, students._replace(images=only, targets=only))
         return students, shared._replace(images=images, targets=targets)
 
     return feed

@@ -31,10 +31,11 @@ def code_digest() -> str:
     return digest.hexdigest()[:16]
 
 
-def environment(mode: str, precision: str = "float32") -> dict[str, Any]:
+def environment(execution: str, precision: str = "float32") -> dict[str, Any]:
     """What may change a student's last digits: code, JAX, device kind, precision, how students are batched.
 
-    `mode` and `precision` as in `population.Execution`. The number of devices is not among them, nor the chunk.
+    `execution` is `population.Execution.arithmetic`, `precision` its precision. The number of devices is not among
+    them unless they share batches, nor is the chunk.
     """
     device = jax.local_devices()[0]
     return {
@@ -43,7 +44,7 @@ def environment(mode: str, precision: str = "float32") -> dict[str, Any]:
         "platform": device.platform,
         "device": device.device_kind,
         "precision": precision,
-        "execution": mode,
+        "execution": execution,
     }
 
 

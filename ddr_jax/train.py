@@ -3,6 +3,7 @@
 `population` batches them over students. Everything static is in `Program`; everything that varies across
 students is in `Student`, whose fields gain a leading students axis there. `precision`, one of
 `nets.precision.PRECISIONS`, is that of the networks alone: weights, optimizer, augmentation and losses are float32.
+`axis` is the mesh axis over which devices share one student's batches, None where each trains students of its own.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 
 from ddr_jax import augment, nets, optim, teachers
 from ddr_jax.losses import LOSSES, mse_gt, soften
@@ -142,6 +144,7 @@ def train_epochs(
     first: jax.Array,
     last: jax.Array,
     precision: str = "float32",
+    axis: str | None = None,
 ) -> State:
     """Trains epochs first, …, last − 1 (0-based, traced), each a fresh shuffle of the set without replacement.
 
@@ -158,10 +161,12 @@ def train_epochs(
 
         def batch(i, state):
             index = jax.lax.dynamic_slice_in_dim(order, i * size, size)
-            return train_step(program, state, student, data, index, keys[i], precision)
+            return train_step(program, state, student, data, index, keys[i], precision, axis)
 
         state = jax.lax.fori_loop(0, whole, batch, state)
-        return train_step(program, state, student, data, order[-left:], keys[whole], precision) if left else state
+        if not left:
+            return state
+        return train_step(program, state, student, data, order[-left:], keys[whole], precision, axis)
 
     return jax.lax.fori_loop(first, last, epoch, state)
 
@@ -174,27 +179,53 @@ def train_step(
     index: jax.Array,
     key: jax.Array,
     precision: str = "float32",
+    axis: str | None = None,
 ) -> State:
-    """One step on the images at `index` (B,); `key` is for their augmentation, and for dropout where a net has it."""
+    """One step on the images at `index` (B,); `key` is for their augmentation, and for dropout where a net has it.
+
+    Devices that share the batch augment all of it, so that the draws are the same ones, and differentiate a part.
+    """
     images, targets = data.images[student.images, index], data.targets[student.targets, index]
     if program.augment is not None:
         augmented = partial(augment.apply, key, config=program.augment, mean=data.mean, std=data.std)
         with arithmetic("float32"):
             images, targets = jax.lax.cond(student.augment, augmented, lambda *batch: batch, images, targets)
+    images, targets, share = _own_part(images, targets, axis)
+    key = jax.random.fold_in(key, DROPOUT)
+    key = key if axis is None else jax.random.fold_in(key, jax.lax.axis_index(axis))
 
     def loss(params, targets):
         variables = {**state.variables, "params": params}
-        logits, variables = forward(program, variables, images, jax.random.fold_in(key, DROPOUT), precision)
-        return student.loss_scale * _losses(program, student, logits, targets).mean(), variables
+        logits, variables = forward(program, variables, images, key, precision)
+        return student.loss_scale * share(_losses(program, student, logits, targets)), variables
 
     with arithmetic(precision):  # around the derivative, whose products are not all traced by the forward pass
         if program.teacher is not None:
             targets = _relabelled(program, student, data, images, targets, precision)
         gradients, variables = jax.grad(loss, has_aux=True)(state.variables["params"], targets)
+    gradients = gradients if axis is None else _summed(gradients, axis)
     optimizer = _optimizer(program, student, data)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.variables["params"])
     params = optax.apply_updates(state.variables["params"], updates)
     return State({**variables, "params": params}, opt_state)
+
+
+def _own_part(images, targets, axis):
+    """This device's images and targets, and its share of the batch's mean loss as a function of its losses."""
+    if axis is None:
+        return images, targets, jnp.mean
+    batch, devices = len(images), jax.lax.axis_size(axis)
+    size = -(-batch // devices)
+    own = jax.lax.axis_index(axis) * size + jnp.arange(size)
+    there = own < batch  # the last devices may have fewer images
+    index = jnp.minimum(own, batch - 1)
+    return images[index], targets[index], lambda losses: jnp.where(there, losses, 0).sum() / batch
+
+
+def _summed(tree, axis):
+    """The sum over devices, exchanged as one array: every exchange makes them wait for each other."""
+    flat, restore = ravel_pytree(tree)
+    return restore(jax.lax.psum(flat, axis))
 
 
 def forward(
@@ -228,7 +259,9 @@ def _losses(program, student, logits, targets):
     return mse_gt(logits, label_logits, truth, student.mse_weight, student.ce_weight)
 
 
-def test(program: Program, state: State, data: HeldOut, batch_size: int, precision: str) -> tuple[jax.Array, jax.Array]:
+def test(
+    program: Program, state: State, data: HeldOut, batch_size: int, precision: str, axis: str | None
+) -> tuple[jax.Array, jax.Array]:
     """How many images of each split are classified right (splits,) int32, and whether any weight is not finite."""
     variables = {**state.variables, "params": operands(precision, state.variables["params"])}
 
@@ -238,9 +271,17 @@ def test(program: Program, state: State, data: HeldOut, batch_size: int, precisi
             return nets.apply(program.net, variables, operands(precision, images)).argmax(-1) == labels
 
     batches = jax.tree.map(lambda x: x.reshape(-1, batch_size, *x.shape[1:]), (data.images, data.labels))
-    hits = jax.lax.map(correct, batches).reshape(-1)
+    hits = (jax.lax.map(correct, batches) if axis is None else _map_shared(correct, batches, axis)).reshape(-1)
     finite = jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state.variables)]).all()
     return (data.splits & hits).sum(-1, dtype=jnp.int32), ~finite
+
+
+def _map_shared(function, batches, axis):
+    """`jax.lax.map` over batches that devices take in turns; every device gets all results."""
+    count, devices = len(jax.tree.leaves(batches)[0]), jax.lax.axis_size(axis)
+    own = jnp.arange(-(-count // devices)) * devices + jax.lax.axis_index(axis)
+    found = jax.lax.map(lambda i: function(jax.tree.map(lambda x: x[i], batches)), jnp.minimum(own, count - 1))
+    return jax.lax.all_gather(found, axis, axis=1).reshape(-1, *found.shape[1:])[:count]
 
 
 def _optimizer(program: Program, student: Student, data: TrainingData) -> optax.GradientTransformation:

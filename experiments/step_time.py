@@ -1,17 +1,17 @@
 """How long a student's training step and test pass take, here and in eager PyTorch, on this CPU.
 
 Command:   python experiments/step_time.py --torch-python /path/to/an/environment/with/torch/bin/python
-Time:      5 minutes on two idle cores (Xeon, AVX-512), 15 on busy ones.
+Time:      7 minutes on two idle cores (Xeon, AVX-512), 20 on busy ones.
 Expected:  against the faster of PyTorch's memory formats, with glibc's allocator as it comes, a student's step is at
-           least 1.4 times as fast (8×8 images alone: 1.6), a test pass, 32 images at a time, 1.6 times. The tables
-           are written to experiments/step_time.md.
+           least 1.4 times as fast (8×8 images: 2.5), two students on two devices or one whose batches two devices
+           share; a test pass, 32 images at a time, 1.3 times. The tables are written to experiments/step_time.md.
 
 PyTorch gives its large buffers back to the system after each operation and asks for them again, which costs it much on
 some machines. So everything is measured twice: with glibc's allocator as it comes, and with one that keeps its memory.
 
-A step is forward, backward, momentum and weight decay on a batch of 100, inside the compiled loop that trains a
-student. Each engine is a process of its own that waits while another measures; rounds alternate between
-them, so that a busy machine slows all alike, and a ratio is the median of the rounds' ratios.
+A step is forward, backward, momentum and weight decay on a batch of 100; ours is an epoch of one shuffled batch, inside
+the compiled loop that trains populations. Each engine is a process of its own that waits while another measures;
+rounds alternate between them, so that a busy machine slows all alike, and a ratio is the median of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -38,7 +38,11 @@ ALLOCATORS = {
     },
 }
 TORCH = ("contiguous", "channels_last")
-OURS = ("one device", "two devices")
+OURS = {  # devices, and how populations use them
+    "one device": (1, "serial"),
+    "two devices": (2, "serial"),
+    "shared by two devices": (2, "shared"),
+}
 
 
 def torch_tasks(side: int, channels: int, width: int, steps: int) -> dict[str, Callable[[], None]]:
@@ -77,71 +81,61 @@ def torch_tasks(side: int, channels: int, width: int, steps: int) -> dict[str, C
     return made
 
 
-def our_tasks(side: int, channels: int, width: int, steps: int, devices: int) -> dict[str, Callable[[], None]]:
-    """ddr_jax: a round of training steps of one student a device, and on one device rounds of testing."""
+def our_tasks(side: int, channels: int, width: int, steps: int, engine: str) -> dict[str, Callable[[], None]]:
+    """ddr_jax: a round of training steps, and rounds of testing, by the compiled functions that populations run."""
     import jax
 
+    devices, mode = OURS[engine]
     jax.config.update("jax_num_cpu_devices", devices)
-    import jax.numpy as jnp
+    import numpy as np
 
-    from ddr_jax import nets
+    from ddr_jax import population
+    from ddr_jax.protocol import Protocol
+    from ddr_jax.train import HeldOut, Program, Student, TrainingData
 
-    net = nets.build("ConvNet-3", width=width, num_classes=CLASSES)
-    keys = jax.random.split(jax.random.key(0), devices)
-    students = jax.vmap(lambda key: nets.init(net, key, (side, side, channels)))(keys)
-    images = jax.random.normal(keys[0], (BATCH, side, side, channels))
-    tests = jax.random.normal(keys[0], (TEST_IMAGES, side, side, channels))
-    train = compile_training(net, devices, steps)
+    program = Program.of(Protocol(student="ConvNet-3", width=width, batch_size=BATCH), CLASSES)
+    many = np.ones(students_of(engine), np.float32)
+    places = many.astype(np.int32) - 1
+    numbers = dict.fromkeys(("temperature", "loss_scale", "mse_weight", "ce_weight"), many)
+    numbers |= {"lr": 0.01 * many, "weight_decay": 5e-4 * many, "momentum": 0.9 * many, "augment": many == 0}
+    keys = jax.random.split(jax.random.key(0), len(many))
+    chosen = Student(key=keys, images=places, targets=places, **numbers)
+    rng = np.random.default_rng(0)
+    labels = np.arange(BATCH) % CLASSES
+    images = rng.normal(size=(1, BATCH, side, side, channels)).astype(np.float32)
+    tests = HeldOut(
+        rng.normal(size=(TEST_IMAGES, side, side, channels)).astype(np.float32),
+        np.arange(TEST_IMAGES, dtype=np.int32) % CLASSES,
+        np.ones((1, TEST_IMAGES), bool),
+    )
+
+    def run(test_batch):
+        return population._compiled(program, mode, test_batch, "float32", tuple(jax.local_devices()))
+
+    compiled = run(32)
+    students, data = compiled.feed(TrainingData(images, np.eye(CLASSES, dtype=np.float32)[labels][None]))(chosen)
+    states = [compiled.start(students, data)]
+
+    def train():  # an epoch is one step; the state goes on from round to round
+        states[0] = jax.block_until_ready(compiled.train(states[0], students, data, np.int32(0), np.int32(steps)))
 
     def test(batch):
-        @jax.jit
-        def predict(students, tests):
-            variables = jax.tree.map(lambda a: a[0], students)
-            batches = tests.reshape(-1, batch, *tests.shape[1:])
-            return jax.lax.map(lambda images: nets.apply(net, variables, images).argmax(-1), batches)
+        runs, placed = run(batch), compiled.everywhere(tests)
+        return lambda: jax.block_until_ready(runs.test(states[0], placed))
 
-        return lambda: jax.block_until_ready(predict(students, tests))
-
-    labels = jax.nn.one_hot(jnp.arange(BATCH) % CLASSES, CLASSES)
-    made = {"train": lambda: jax.block_until_ready(train(students, images, labels))}
-    return made | {f"test by {batch}": test(batch) for batch in (32, 256) if devices == 1}
+    batches = (32, 256) if engine == "one device" else (32,)
+    return {"train": train} | {f"test by {batch}": test(batch) for batch in batches}
 
 
-def compile_training(net, devices: int, steps: int):
-    """(students (P, …), images, labels) to the students after `steps` steps; P is the number of devices."""
-    import jax
-    import optax
-    from jax.sharding import AxisType
-    from jax.sharding import PartitionSpec as Spec
-
-    from ddr_jax import nets
-
-    optimizer = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.01, momentum=0.9))
-
-    def step(_, state, images, labels):
-        params, momentum = state
-
-        def loss(params):
-            logits = nets.apply(net, {"params": params}, images)
-            return optax.losses.softmax_cross_entropy(logits, labels).mean()
-
-        updates, momentum = optimizer.update(jax.grad(loss)(params), momentum, params)
-        return optax.apply_updates(params, updates), momentum
-
-    def student(variables, images, labels):
-        params = jax.tree.map(lambda a: a[0], variables["params"])
-        state = (params, optimizer.init(params))
-        state = jax.lax.fori_loop(0, steps, lambda i, state: step(i, state, images, labels), state)
-        return jax.tree.map(lambda a: a[None], state)
-
-    mesh = jax.make_mesh((devices,), ("students",), axis_types=(AxisType.Auto,))
-    specs = (Spec("students"), Spec(), Spec())
-    return jax.jit(jax.shard_map(student, mesh=mesh, in_specs=specs, out_specs=specs[0], check_vma=False))
+def students_of(engine: str) -> int:
+    """How many students an engine trains at once."""
+    devices, mode = OURS.get(engine, (1, ""))
+    return devices if mode == "serial" else 1
 
 
 def work(engine: str, shape: tuple[int, int, int, int]) -> None:
     """A worker: warms its tasks up, says their names, then times whichever task a line of its input names."""
-    tasks = torch_tasks(*shape) if engine == "torch" else our_tasks(*shape, OURS.index(engine) + 1)
+    tasks = torch_tasks(*shape) if engine == "torch" else our_tasks(*shape, engine)
     for task in tasks.values():
         task()
     print(json.dumps(list(tasks)), flush=True)
@@ -170,11 +164,11 @@ def measure(
         worker.stdin.close()
         worker.wait()
 
-    def per_unit(engine, task):
-        return shape[3] * (2 if engine == "two devices" else 1) if task.startswith("train") else 1
+    def units(engine, task):
+        return students_of(engine) * (shape[3] if task.startswith("train") else 1)
 
     return {
-        f"{engine}: {task}": [1e3 * v / per_unit(engine, task) for v in values]
+        f"{engine}: {task}": [1e3 * v / units(engine, task) for v in values]
         for (engine, task), values in seconds.items()
     }
 
@@ -235,7 +229,8 @@ def main() -> None:
         "# A step and a test pass of ConvNet-3\n\n"
         f"{versions(pythons)}; medians of {options.rounds} alternating rounds, float32; "
         f"load average {load:.1f} before the start.\n"
-        f"`train`: one student's step on {BATCH} images (two devices: wall time over two students). "
+        f"`train`: one student's step on {BATCH} images. One device trains a student alone, two devices train two at "
+        "once (wall time over two), or share the batches of one. "
         f"`test by B`: {TEST_IMAGES} images, B at a time (PyTorch: 256).\n"
         "Made by experiments/step_time.py.\n"
     )

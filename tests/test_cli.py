@@ -5,11 +5,12 @@ import warnings
 from pathlib import Path
 from typing import get_args, get_type_hints
 
+import jax
 import numpy as np
 import pytest
 
 import ddr_jax as ddr
-from ddr_jax import cli, datasets, options, presets, protocol
+from ddr_jax import cli, datasets, options, population, presets, protocol
 
 QUICK = ["--student", "ConvNet-1", "--width", "4", "--epochs", "2", "--real-epochs", "1", "--seeds", "2"]
 DEVICES = ["--devices", "2"]  # as many as conftest made
@@ -139,6 +140,18 @@ def test_options_reach_the_settings(saved):
 def test_choices_are_those_of_the_protocol(option):
     registry = {"loss": "LOSSES", "labels": "LABELS"}.get(option, f"{option}s".upper())
     assert get_args(get_type_hints(options.Evaluation)[option]) == getattr(protocol, registry)
+
+
+def test_executions_are_those_of_populations():
+    assert get_args(get_type_hints(options.Running)["execution"]) == ("auto", *population.MODES)
+
+
+def test_devices_that_share_batches_are_in_the_result_and_its_configuration(saved):
+    arguments = ("--real", "digits", *QUICK, *DEVICES, "--execution", "shared", "--out", "r.json")
+    assert run("accuracy", saved(), *arguments) == 0
+    devices = jax.local_device_count()
+    assert json.loads(Path("r.json").read_text())["environment"]["execution"] == f"shared by {devices}"
+    assert "execution: shared" in Path("r.yaml").read_text()
 
 
 def test_augmentations_are_those_of_the_protocol():

@@ -95,6 +95,33 @@ def test_vmapped_student_equals_lone_student_to_rounding(trained, together, chun
     np.testing.assert_allclose(hits, expected_hits, atol=1)  # an image on the boundary may tip over
 
 
+def test_a_student_whose_batches_are_shared_equals_a_lone_student_to_rounding(real, data):
+    """Batches of 7 images, and 6 at an epoch's end: two devices have 4 and 3 of them, then 3 each."""
+    program = Program.of(Protocol(**{**vars(PROTOCOL), "batch_size": 7}), 3)
+    tests, chosen = _held_out(real)[0], jax.tree.map(lambda leaf: leaf[jnp.array([3, 8, 24])], students(25))
+
+    def run(mode):
+        outcomes = list(train_population(program, (3,), chosen, data, tests, execution=Execution(mode), keep=True))
+        assert [len(outcome.students) for outcome in outcomes] == ([1, 1, 1] if mode == "shared" else [2, 1])
+        weights = jax.tree.map(lambda *leaves: np.concatenate(leaves), *[o.variables for o in outcomes])
+        return np.concatenate([o.hits for o in outcomes]), weights
+
+    (hits, weights), (expected_hits, expected) = run("shared"), run("serial")
+    chex.assert_trees_all_close(weights, expected, atol=2e-5)
+    np.testing.assert_allclose(hits, expected_hits, atol=1)
+
+
+def test_batches_of_networks_that_normalise_over_them_are_not_shared(real, data):
+    program, tests = Program.of(Protocol(**{**vars(PROTOCOL), "student": "ConvNet-2-BN"}), 3), _held_out(real)[0]
+    with pytest.raises(InputError, match=r"statistics of whole ones .* choose execution 'serial'"):
+        next(train_population(program, (3,), students(1), data, tests, execution=Execution("shared")))
+
+
+def test_students_are_stored_apart_by_all_that_their_last_digits_depend_on():
+    executions = [Execution(mode, devices=devices) for mode in ("serial", "shared") for devices in (None, 1)]
+    assert [e.arithmetic for e in executions] == ["serial", "serial", "shared by 2", "shared by 1"]
+
+
 def test_equal_programs_compile_once(real, data, monkeypatch):
     chex.clear_trace_counter()
     population._compiled.cache_clear()
@@ -243,6 +270,7 @@ def test_the_default_on_a_cpu_is_one_student_at_a_time_in_float32():
         (("vmap", 0), "chunk is 0"),
         (("vmap", 5, 0), "devices 0"),
         (("serial", 5), "choose mode 'vmap'"),
+        (("shared", 5), "choose mode 'vmap'"),
         (("serial", 1, None, 100), "test_batch is 100; expected a divisor of 256"),
     ],
 )

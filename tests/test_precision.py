@@ -89,7 +89,7 @@ def test_bfloat16_trains_about_as_well_and_keeps_weights_and_statistics_in_float
     chex.assert_trees_all_close(*variables.values(), atol=0.1)
     assert not np.array_equal(*(v["params"]["head"]["kernel"] for v in variables.values()))
     accuracies = [
-        train.test(prog, train.State(v, None), tests, size, precision)[0].item() / size
+        train.test(prog, train.State(v, None), tests, size, precision, None)[0].item() / size
         for precision, v in variables.items()
     ]
     assert accuracies[0] > 0.8

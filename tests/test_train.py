@@ -186,7 +186,7 @@ def test_test_counts_the_images_of_each_split_that_are_right():
     images = np.asarray(jax.random.normal(jax.random.key(1), (2 * train.HELD_OUT_MULTIPLE, 8, 8, 1)))
     labels = np.arange(len(images)) % 3
     splits = np.stack([np.arange(len(images)) < 100, np.arange(len(images)) >= 300])
-    hits, diverged = train.test(prog, state, HeldOut(images, labels, splits), 32, "float32")
+    hits, diverged = train.test(prog, state, HeldOut(images, labels, splits), 32, "float32", None)
     right = np.asarray(nets.apply(prog.net, state.variables, images).argmax(-1)) == labels
     np.testing.assert_array_equal(hits, [right[:100].sum(), right[300:].sum()])
     assert not diverged
@@ -197,4 +197,4 @@ def test_a_student_whose_weights_are_not_finite_has_diverged():
     state = run(prog, student(lr=jnp.float32(1e30), weight_decay=jnp.float32(1e10)), one_hot_images(10), 3)
     images = np.zeros((train.HELD_OUT_MULTIPLE, 1, 10, 1), np.float32)
     tests = HeldOut(images, np.zeros(len(images), np.int32), np.ones((1, len(images)), bool))
-    assert train.test(prog, state, tests, 256, "float32")[1]
+    assert train.test(prog, state, tests, 256, "float32", None)[1]

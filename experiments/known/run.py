@@ -441,7 +441,7 @@ def run_line(kind: Kind, line: Line, sources: Sources, file: Path, runner: Runne
     finally:
         record["seconds"] = round(spent + time.perf_counter() - began, 1)
         record["device"] = f"{len(jax.local_devices())} × {jax.local_devices()[0].device_kind}"
-        record["environment"] = provenance.environment(execution.mode, execution.precision) | {
+        record["environment"] = provenance.environment(execution.arithmetic, execution.precision) | {
             "versions": provenance.versions()
         }
         write_atomically(file, (json.dumps(record, indent=1) + "\n").encode())
