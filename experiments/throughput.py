@@ -1,21 +1,21 @@
 """How fast whole evaluations are here and in PyTorch, how time grows, what compiling and memory take.
 
 Command:   python experiments/throughput.py --data cifar10.npz            all parts, ConvNet-3 of width 32
-           python experiments/throughput.py --data cifar10.npz --width 128 --parts a b f    the width of the original
+           python experiments/throughput.py --data cifar10.npz --width 128 --runs 1 --parts a b    the original's width
            python experiments/throughput.py --data cifar10.npz --full     on a GPU: 1,000 epochs, 10,000 test images
            (cifar10.npz holds x_train, y_train, x_test, y_test; "noise" needs no file; --ours-only needs no torch)
-Time:      20 minutes on two idle cores, 11 of them the original's loop; at width 128 a and b take 60, with --full on an
-           H200 15 (both estimated, not run).
+Time:      20 minutes on two idle cores, 11 of them the original's loop; one run at width 128 takes 6, with --full on an
+           H200 15 (estimated, not run).
 Hardware:  CPU (two cores were planned for), or one GPU.
 Expected:  the 35 trainings of a label-robust score at 1.8 times the speed of the original's loop with its test passes,
            and the 30 on small sets at 6 times with ours (issue 4). The tables go to throughput.md, the picture to
            throughput.png, beside this file.
 
 Parts:
-  a  LRS with hard labels, five runs, as PyTorch ddranking 0.2.0 runs it: per run one training on the distilled set, one
-     on real data, five on a random set (a grid of rates), each tested every `--test-every` epochs. Its package takes no
-     smaller test set, so its training and test loop is written anew in PyTorch from a specification: one student
-     after another, batches from a DataLoader that starts its workers anew in every epoch, images decoded again in
+  a  LRS with hard labels, `--runs` times, as PyTorch ddranking 0.2.0 runs it: per run one training on the distilled
+     set, one on real data, five on a random set (a grid of rates), each tested every `--test-every` epochs. Its package
+     takes no smaller test set, so its training and test loop is written anew in PyTorch from a specification: one
+     student after another, batches from a DataLoader that starts its workers anew in every epoch, images decoded again in
      every pass. Epochs and test images are fewer than the original's, the same on both sides and in its proportion:
      1,000 test images per epoch of training.
   b  the same, ours, tested after the last epoch only.
@@ -55,7 +55,7 @@ import numpy as np
 
 RATES = (0.001, 0.005, 0.01, 0.05, 0.1)  # of the random sets: the original's grid
 SYN_RATE, REAL_RATE, MOMENTUM, DECAY = 0.01, 0.01, 0.9, 5e-4
-BATCH, CLASSES, RUNS, LAYERS = 256, 10, 5, 3
+BATCH, CLASSES, LAYERS = 256, 10, 3
 PARTS = "abcdef"
 REAL_STEP = 100  # epochs after which the real-data training drops its rate
 SHORTER = 20  # with --full, the original is timed on one training of so many times fewer epochs
@@ -72,6 +72,7 @@ class Sizes:
 
     data: str = "noise"
     width: int = 32
+    runs: int = 5
     epochs: int = 20
     test_every: int = 2
     test_images: int = 2000
@@ -351,7 +352,7 @@ class Theirs:
         epochs = max(self.sizes.epochs // SHORTER, self.sizes.test_every)
         syn = self.small(*self.pixels.distilled)
         record = timed({"syn": lambda: self.train(syn, SYN_RATE, self.augment, epochs, epochs)})
-        times = self.sizes.epochs / epochs * RUNS
+        times = self.sizes.epochs / epochs * self.sizes.runs
         seconds = {arm: record["seconds"]["syn"] * times * count for arm, count in self.sizes.arms.items()}
         return {"seconds": seconds, "accuracy": record["accuracy"]}
 
@@ -427,7 +428,7 @@ class Ours:
             self.protocol(**asked, lr=(REAL_RATE,), augment=None, step_size=REAL_STEP),
             real_accuracy=0.5 if self.sizes.known_real else None,
             random_lr=RATES,
-            seeds=RUNS,
+            seeds=self.sizes.runs,
         )
         stamps: list[float] = []  # of the real data's trainings, without compiling
 
@@ -437,7 +438,7 @@ class Ours:
 
         result = ddr.score(sets, real, settings, runner=ddr.Runner(execution=self.execution, on_progress=stamp))
         trained = result.times["students_trained"]
-        if trained != RUNS * sum(self.sizes.arms.values()):
+        if trained != self.sizes.runs * sum(self.sizes.arms.values()):
             raise AssertionError(f"{trained} students were trained, not one per training of the original")
         names = {"syn-any": "syn", "rdm-any": "random", "real-hard": "real"}
         return {
@@ -639,7 +640,7 @@ class Worker:
 
 def whole(sizes: Sizes, theirs: Worker | None, ours: Worker, repeats: int, wanted: str) -> tuple[list[str], dict]:
     """LRS on both sides, ours between the runs of the original."""
-    runs = [["one"]] if sizes.full else [["run", number] for number in range(RUNS)]
+    runs = [["one"]] if sizes.full else [["run", number] for number in range(sizes.runs)]
     turns: list[tuple[str, list[Any]]] = [("theirs", request) for request in runs] if theirs else []
     variants = [part for part in "ab" if part in wanted]
     for count, part in enumerate(variants * repeats):
@@ -695,8 +696,8 @@ def lrs_table(sizes: Sizes, entries: dict[str, Any]) -> list[str]:
     }
     small, real = sizes.arms["syn"] + sizes.arms["random"], sizes.arms.get("real", 0)
     said = (
-        f"{RUNS} runs, ConvNet-{LAYERS} of width {sizes.width}, {CLASSES * sizes.ipc} images with DSA, {sizes.epochs} "
-        f"epochs, {sizes.test_images} test images every {sizes.test_every} epochs. "
+        f"Runs: {sizes.runs}. ConvNet-{LAYERS} of width {sizes.width}, {CLASSES * sizes.ipc} images with DSA, "
+        f"{sizes.epochs} epochs, {sizes.test_images} test images every {sizes.test_every} epochs. "
         + (
             f"Real-data trainings: {sizes.real_images // CLASSES * CLASSES} images. "
             if real
@@ -707,14 +708,14 @@ def lrs_table(sizes: Sizes, entries: dict[str, Any]) -> list[str]:
         f"{sizes.workers} workers an epoch. Seconds exclude compiling, which stands beside them.\n"
     )
     lines = ["## a, b: label-robust score, hard labels, as the original runs it", "", said]
-    header = ["", f"all {RUNS * (small + real)} trainings, s", "compiling, s", "real data's part, s"]
+    header = ["", f"all {sizes.runs * (small + real)} trainings, s", "compiling, s", "real data's part, s"]
     header += [
         "accuracy syn",
         "random, best rate",
         "real",
         "times as fast",
         "with compiling",
-        f"{RUNS * small} on small sets",
+        f"{sizes.runs * small} on small sets",
     ]
     lines += row(header), row(["---"] * len(header))
     found = ratios(entries)

@@ -121,17 +121,21 @@ def command(known, folder, *options) -> int:
 
 
 def test_agreement_is_two_standard_errors_of_both_or_one_point(known):
-    ours = np.array([0.28, 0.32])  # mean 0.3, standard error 0.02
+    ours = known.summarise(np.array([0.28, 0.32]))  # mean 0.3, standard error 0.02
     far = known.compare(ours, known.Published(0.36, 0.015, 1, 0.015))
     assert far.difference == pytest.approx(-0.06)
     assert far.z == pytest.approx(-0.06 / math.hypot(0.02, 0.015))
     assert not far.agrees
     assert known.compare(ours, known.Published(0.26, error=0.015)).agrees  # 1.6 standard errors
-    assert known.compare(
-        np.array([0.3, 0.3001]), known.Published(0.2905)
-    ).agrees  # less than one point, 191 standard errors
-    assert known.compare(np.array([0.3]), known.Published(0.31)).z is None
-    assert known.compare(ours, None).agrees is None
+    close = known.summarise(np.array([0.3, 0.3001]))
+    assert known.compare(close, known.Published(0.2905)).agrees  # less than one point, 191 standard errors
+    assert known.compare(known.summarise(np.array([0.3])), known.Published(0.31)).z is None
+
+
+def test_our_spread_stands_in_for_one_that_was_not_published(known):
+    ours = known.summarise(np.array([0.28, 0.32]))
+    assert known.compare(ours, known.Published(0.34)).z == pytest.approx(-2)
+    assert known.compare(ours, known.Published(0.34, n=2)).z == pytest.approx(-0.04 / math.hypot(0.02, 0.02))
 
 
 def test_stored_accuracies_of_several_runs_have_the_error_of_just_these_runs(known, folder):
@@ -149,6 +153,8 @@ def test_a_list_is_measured_once_and_goes_on_where_it_was_stopped(known, folder,
     assert "1 of 4 lines measured" in capsys.readouterr().out
     readme = folder / "README.md"
     readme.write_text(f"before\n{known.BEGIN}\nold\n{known.END}\nafter\n")
+    assert command(known, folder, "--list", "--readme", readme) == 0
+    assert "1 of 4 lines measured" in readme.read_text()
     assert command(known, folder, "--readme", readme) == 0
     table = (folder / "out/table.md").read_text()
     assert readme.read_text() == f"before\n{known.BEGIN}\n{table}{known.END}\nafter\n"

@@ -136,11 +136,11 @@ def _rows(entry: Entry, record: dict[str, Any] | None) -> list[list[str]]:
         return [[entry.name, "HLR / IOR", state, "", theirs, *[""] * 4]]
     rows = []
     for score in scores(entry, record):
-        c = run.compare(score.ours, run.Published(score.theirs))
-        span = "" if c.low is None or c.high is None else f" ({100 * c.low:.2f} to {100 * c.high:.2f})"
-        n = f"{c.n} × {record['runs']} sets" if record["runs"] > 1 else str(c.n)
-        rows.append([entry.name, score.name, f"{100 * c.mean:.2f}{span}", n, f"{100 * score.theirs:.2f}"])
-        rows[-1] += [f"{100 * (c.difference or 0):+.2f}", "yes" if c.agrees else "**no**"]
+        mean = run.summarise(score.ours)
+        c = run.compare(mean, run.Published(score.theirs))
+        n = f"{mean.n} × {record['runs']} sets" if record["runs"] > 1 else str(mean.n)
+        rows.append([entry.name, score.name, run.span(mean), n, f"{100 * score.theirs:.2f}"])
+        rows[-1] += [f"{100 * c.difference:+.2f}", "yes" if c.agrees else "**no**"]
         rows[-1] += [record["device"], f"{record['seconds'] / 60:.1f}"]
     return rows
 

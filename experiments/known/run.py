@@ -5,7 +5,8 @@
 The list, `known.toml` by default, explains its own form. Every line of it that is measured becomes a file under
 OUT/lines, and OUT/table.md is made of them. What is done is not done again, nor is a student that is in the store:
 stop the command at any time and start it anew. A line is measured again if it asks for something else than before,
-or if its file is deleted.
+or if its file is deleted. The files of the project's own lists are part of the repository: name another --out to
+measure all of them yourself.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import time
 import tomllib
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,12 +58,26 @@ class OutOfTime(Exception):
 
 @dataclass(frozen=True)
 class Published:
-    """An accuracy as somebody published it: fractions, and the standard error of the mean (0 if unknown)."""
+    """An accuracy as somebody published it: fractions, and the standard error of the mean (0 if unknown).
+
+    Where the number of their students is known and their spread is not, ours stands in for it.
+    """
 
     mean: float
     spread: float | None = None
     n: int | None = None
     error: float = 0.0
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean of n accuracies, the ends of its 95 % interval and their deviation, None for a single one; fractions."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+    deviation: float | None
 
 
 @dataclass(frozen=True)
@@ -103,31 +118,29 @@ class Line:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Ours beside a published accuracy: fractions; `z` is the difference in standard errors, None if unknown."""
+    """Ours minus a published accuracy, a fraction; `z` is the same in standard errors, None if unknown."""
 
-    mean: float
-    low: float | None
-    high: float | None
-    n: int
-    difference: float | None = None
-    z: float | None = None
-    agrees: bool | None = None
+    difference: float
+    z: float | None
+    agrees: bool
 
 
-def compare(values: np.ndarray, published: Published | None) -> Comparison:
-    """Our accuracies (S,) against a published one: they agree within two standard errors or one point."""
-    ours = t_interval(values)
-    low, high = (None if end is None else float(end) for end in (ours.low, ours.high))
-    found = Comparison(float(ours.mean), low, high, ours.n)
-    if published is None:
-        return found
-    difference = found.mean - published.mean
-    z = None
-    if ours.n > 1:
-        error = math.hypot(np.std(values, ddof=1) / math.sqrt(ours.n), published.error)
+def summarise(values: np.ndarray) -> Mean:
+    """The mean of accuracies (S,)."""
+    found = t_interval(values)
+    low, high = (None if end is None else float(end) for end in (found.low, found.high))
+    return Mean(float(found.mean), low, high, found.n, float(np.std(values, ddof=1)) if found.n > 1 else None)
+
+
+def compare(ours: Mean, published: Published) -> Comparison:
+    """Ours against a published accuracy: they agree within two standard errors of both or one point."""
+    difference, z = ours.mean - published.mean, None
+    if ours.deviation is not None:
+        borrowed = published.n is not None and published.spread is None
+        theirs = ours.deviation / math.sqrt(published.n) if borrowed else published.error
+        error = math.hypot(ours.deviation / math.sqrt(ours.n), theirs)
         z = difference / error if error > 0 else None
-    near = abs(difference) <= ONE_POINT + 1e-9
-    return replace(found, difference=difference, z=z, agrees=near or (z is not None and abs(z) <= 2))
+    return Comparison(difference, z, abs(difference) <= ONE_POINT + 1e-9 or (z is not None and abs(z) <= 2))
 
 
 @dataclass(frozen=True)
@@ -253,8 +266,8 @@ def _published(values: dict[str, Any], data: Path, where: str) -> Published | No
         if "set" not in values or "n" in values or "spread" in values:
             raise InputError(f"{where}: published = {published!r} is read from the set, with its spread and its n")
         return stored(data / values["set"], published, where)
-    if ("n" in values) != ("spread" in values) or (published is None and "n" in values):
-        raise InputError(f"{where}: published, spread and n belong together; spread and n may both be left out")
+    if ("spread" in values and "n" not in values) or (published is None and "n" in values):
+        raise InputError(f"{where}: published, spread and n belong together; spread, or it and n, may be left out")
     if published is None:
         return None
     spread, n = values.get("spread"), values.get("n")
@@ -480,7 +493,7 @@ def table(lines: tuple[Line, ...], records: Records) -> str:
     text = ["| " + " | ".join(HEAD) + " |", "|" + " --- |" * len(HEAD)]
     text += ["| " + " | ".join(row) + " |" for row in rows]
     compared = [
-        compare(np.array(records[line.name]["values"]), line.published).agrees
+        compare(ours(records[line.name]), line.published).agrees
         for line in lines
         if line.name in records and line.published
     ]
@@ -495,27 +508,39 @@ def _row(line: Line, record: dict[str, Any] | None) -> list[str]:
     if record is None:
         state = f"out of reach: {line.out_of_reach}" if line.out_of_reach else f"not measured ({line.cost})"
         return [line.name, line.student, state, "", published, line.source, *[""] * 5]
-    c = compare(np.array(record["values"]), line.published)
-    ours = f"{100 * c.mean:.2f}" + (
-        "" if c.low is None or c.high is None else f" ({100 * c.low:.2f} to {100 * c.high:.2f})"
-    )
+    mean = ours(record)
     lost = f"; {record['diverged']} diverged" if record["diverged"] else ""
     runs = len(record.get("runs", [None]))
     return [
-        *(line.name, line.student, ours + lost, f"{c.n} × {runs} sets" if runs > 1 else str(c.n)),
-        *(published, line.source),
-        "" if c.difference is None else f"{100 * c.difference:+.2f}",
-        "" if c.z is None else f"{c.z:+.1f}",
-        "" if c.agrees is None else "yes" if c.agrees else "**no**",
+        *(line.name, line.student, span(mean) + lost, f"{mean.n} × {runs} sets" if runs > 1 else str(mean.n)),
+        *(published, line.source, *_compared(mean, line.published)),
         *(record["device"], f"{record['seconds'] / 60:.1f}"),
     ]
+
+
+def ours(record: dict[str, Any]) -> Mean:
+    """What was measured of a line; of some old lines, only what their table said was kept."""
+    return Mean(**record["kept"]) if "kept" in record else summarise(np.array(record["values"]))
+
+
+def span(mean: Mean) -> str:
+    """A mean and its interval in percent."""
+    ends = "" if mean.low is None or mean.high is None else f" ({100 * mean.low:.2f} to {100 * mean.high:.2f})"
+    return f"{100 * mean.mean:.2f}{ends}"
+
+
+def _compared(mean: Mean, published: Published | None) -> tuple[str, str, str]:
+    if published is None:
+        return "", "", ""
+    c = compare(mean, published)
+    return f"{100 * c.difference:+.2f}", "" if c.z is None else f"{c.z:+.1f}", "yes" if c.agrees else "**no**"
 
 
 def _shown(published: Published | None) -> str:
     if published is None:
         return "–"
-    spread = "" if published.spread is None else f" ± {100 * published.spread:.2f} ({published.n})"
-    return f"{100 * published.mean:.2f}{spread}"
+    spread = "" if published.spread is None else f" ± {100 * published.spread:.2f}"
+    return f"{100 * published.mean:.2f}{spread}" + ("" if published.n is None else f" ({published.n})")
 
 
 def _summary(line: Line, record: dict[str, Any]) -> str:
@@ -568,7 +593,7 @@ def _parse(arguments: list[str] | None, kind: Kind) -> argparse.Namespace:
     )
     parser.add_argument("list", nargs="?", type=Path, default=kind.list, help=f"the list; default: {kind.list.name}")
     parser.add_argument("--data", type=Path, default=SHARED, help=f"where the list's files are; default: {SHARED}")
-    parser.add_argument("--out", type=Path, help="folder of results; default: results/STEM beside this script")
+    parser.add_argument("--out", type=Path, help="folder of results; default: measured/STEM beside this script")
     parser.add_argument("--work", type=Path, help="where real data is unpacked to; default: the cache")
     parser.add_argument("--cache", type=Path, default=_cache(), help="where finished students are kept")
     parser.add_argument("--only", help="lines whose name contains this, or matches it with * and ?")
@@ -576,7 +601,9 @@ def _parse(arguments: list[str] | None, kind: Kind) -> argparse.Namespace:
     parser.add_argument("--max-minutes", type=float, default=math.inf, help="stop after so many")
     parser.add_argument("--readme", type=Path, help=f"also put the table there, after {kind.begin}")
     parser.add_argument("--devices", type=int, help="CPU devices; default: one per core, up to 8")
-    parser.add_argument("--list", dest="show", action="store_true", help="show the lines and what is done; no training")
+    parser.add_argument(
+        "--list", dest="show", action="store_true", help="show what is done, --readme its table; no training"
+    )
     return parser.parse_args(arguments)
 
 
@@ -592,7 +619,7 @@ def _show_warning(message, category, filename, lineno, file=None, line=None) -> 
 
 
 def _run(kind: Kind, options: argparse.Namespace) -> int:
-    out = options.out or HERE / "results" / options.list.stem
+    out = options.out or HERE / "measured" / options.list.stem
     lines = kind.read(options.list, options.data)
     chosen = [line for line in lines if _matches(line, options.only)]
     if not chosen:
@@ -602,6 +629,8 @@ def _run(kind: Kind, options: argparse.Namespace) -> int:
     records = {line.name: record for line in lines if (record := found(line, out, options.data))}
     if options.show:
         _show(chosen, records)
+        if options.readme:
+            write_table(kind.table(lines, records), out, options.readme, kind.begin)
         return 0
     check_writable(out / "lines")
     due = _due(chosen, records, options)
