@@ -15,9 +15,9 @@ Parts:
   a  LRS with hard labels, `--runs` times, as PyTorch ddranking 0.2.0 runs it: per run one training on the distilled
      set, one on real data, five on a random set (a grid of rates), each tested every `--test-every` epochs. Its package
      takes no smaller test set, so its training and test loop is written anew in PyTorch from a specification: one
-     student after another, batches from a DataLoader that starts its workers anew in every epoch, images decoded again in
-     every pass. Epochs and test images are fewer than the original's, the same on both sides and in its proportion:
-     1,000 test images per epoch of training.
+     student after another, batches from a DataLoader that starts its workers anew in every epoch, images decoded
+     again in every pass. Epochs and test images are fewer than the original's, the same on both sides and in its
+     proportion: 1,000 test images per epoch of training.
   b  the same, ours, tested after the last epoch only.
   c  images and operations per second, and their share of a matrix product's in the same process.
   d  how time grows with students P, sets D, images N and epochs.

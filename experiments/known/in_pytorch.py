@@ -2,13 +2,14 @@
 
 Command:   python experiments/known/in_pytorch.py vgg11|alexnet|kip --data FOLDER --real cifar10.npz [--networks 3]
            (FOLDER holds distilled/, as for run.py; the environment needs torch)
-Time:      vgg11 a quarter of an hour, alexnet three minutes, kip ten, on two CPU cores
+Time:      vgg11 seven minutes, alexnet five, kip ten, on two idle CPU cores
 Gives:     the mean test accuracy and each network's, by variant; known/README.md holds what was found
 
 The protocol is that of the known list: SGD 0.01, momentum 0.9, weight decay 5e-4, 301 epochs of one batch, the rate
 times 0.1 and a new optimizer after epoch 152 of them, no augmentation, accuracy after the last epoch.
 
-vgg11, alexnet: "DC again, CIFAR-10, 1 per class"; VGG-11 with instance norm, as DC's code has it, and with batch norm.
+vgg11, alexnet: "DC again, CIFAR-10, 1 per class"; VGG-11 with instance norm, as DC's code has it, and with batch norm;
+each also with convolutions whose operands are rounded to TF32's ten bits, as PyTorch's are by default on many GPUs.
 kip: ConvNet-3 of width 128 on KIP's images, whitened as KIP does, as DC-BENCH does (the same without standardised
 channels: data_loader/kip_data_loader.py of justincui03/dc_benchmark at 071901d), and as kornia does; labelled by the
 largest soft label, as DC-BENCH does, and by position, as the images were begun: ten of each class in turn.
@@ -32,23 +33,53 @@ STD = np.array([0.2023, 0.1994, 0.2010], np.float32)
 Labelled = tuple[torch.Tensor, torch.Tensor]
 
 
-def vgg11(norm: str) -> nn.Module:
+class Tf32(torch.autograd.Function):
+    """A convolution of stride 1 in both directions as TF32 has it: operands of ten bits, sums in float32."""
+
+    @staticmethod
+    def rounded(x: torch.Tensor) -> torch.Tensor:
+        bits = x.contiguous().view(torch.int32)
+        return (bits + 0xFFF + (bits >> 13 & 1) & ~0x1FFF).view(torch.float32)
+
+    @staticmethod
+    def forward(context, x, weight, bias, padding):
+        x, weight = Tf32.rounded(x), Tf32.rounded(weight)
+        context.save_for_backward(x, weight)
+        context.padding = padding
+        return nn.functional.conv2d(x, weight, bias, padding=padding)
+
+    @staticmethod
+    def backward(context, gradient):
+        (x, weight), g = context.saved_tensors, Tf32.rounded(gradient)
+        of_x = (
+            nn.grad.conv2d_input(x.shape, weight, g, padding=context.padding) if context.needs_input_grad[0] else None
+        )
+        of_weight = nn.grad.conv2d_weight(x, weight.shape, g, padding=context.padding)
+        return of_x, of_weight, gradient.sum((0, 2, 3)), None
+
+
+class Tf32Conv2d(nn.Conv2d):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return Tf32.apply(x, self.weight, self.bias, self.padding)
+
+
+def vgg11(norm: str, convolution: type[nn.Conv2d] = nn.Conv2d) -> nn.Module:
     layers, inputs = [], 3
     for width in WIDTHS:
         if width == "M":
             layers.append(nn.MaxPool2d(2))
             continue
         normalise = nn.GroupNorm(width, width) if norm == "instance" else nn.BatchNorm2d(width)
-        layers += [nn.Conv2d(inputs, width, 3, padding=1), normalise, nn.ReLU()]
+        layers += [convolution(inputs, width, 3, padding=1), normalise, nn.ReLU()]
         inputs = width
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, 10))
 
 
-def alexnet() -> nn.Module:
-    layers = [nn.Conv2d(3, 128, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)]
-    layers += [nn.Conv2d(128, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)]
+def alexnet(convolution: type[nn.Conv2d] = nn.Conv2d) -> nn.Module:
+    layers = [convolution(3, 128, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)]
+    layers += [convolution(128, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)]
     for inputs, width in ((192, 256), (256, 192), (192, 192)):
-        layers += [nn.Conv2d(inputs, width, 3, padding=1), nn.ReLU()]
+        layers += [convolution(inputs, width, 3, padding=1), nn.ReLU()]
     return nn.Sequential(*layers, nn.MaxPool2d(2), nn.Flatten(), nn.Linear(192 * 4 * 4, 10))
 
 
@@ -114,9 +145,11 @@ def variants(
     """What to train of a line: the variant's name, a network, train and test images with labels."""
     if line == "alexnet":
         yield "AlexNet", alexnet, *dc_again(data, real)
+        yield "AlexNet in TF32", lambda: alexnet(Tf32Conv2d), *dc_again(data, real)
     if line == "vgg11":
         for norm in ("instance", "batch"):
             yield f"{norm} norm", lambda norm=norm: vgg11(norm), *dc_again(data, real)
+        yield "instance norm in TF32", lambda: vgg11("instance", Tf32Conv2d), *dc_again(data, real)
     if line == "kip":
         with np.load(data / "distilled" / "dcbench_kip_cifar10_ipc10.npz") as file:
             images, soft = torch.tensor(file["images"][0]), torch.tensor(file["soft_labels"][0])
