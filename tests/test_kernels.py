@@ -84,6 +84,17 @@ def test_convolution_of_every_window_equals_the_plain_one_with_both_gradients(fl
     assert_fast_equals_plain(x, kernel, stride, padding)
 
 
+@pytest.mark.parametrize("window", [(3, 1, 3), (5, 1, 4), (5, 2, 4), (3, 2, 2)])
+def test_zeros_put_around_beforehand_change_nothing(float64, window):
+    size, stride, padding = window
+    x, kernel = normal(kernels.CHUNK + 1, 7, 6, 1), normal(size, size, 1, 3, seed=1)
+    ours, plain = (
+        jax.jit(partial(value_and_pullback, partial(f, stride=stride, padding=padding)))(x, kernel)
+        for f in (kernels.convolve, kernels.plain_convolution)
+    )
+    chex.assert_trees_all_close(ours, plain, rtol=1e-12, atol=1e-11)
+
+
 @pytest.mark.parametrize(
     ("side", "inputs", "outputs", "operation"), [(2, 32, 32, "dot("), (3, 32, 32, "b01f_01io"), (8, 3, 32, "8,8,4]")]
 )

