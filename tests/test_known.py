@@ -41,6 +41,7 @@ seeds = 2
 published = 0.3
 spread = 0.04
 n = 4
+minutes = 2
 
 [[line]]
 name = "whole"
@@ -155,6 +156,7 @@ def test_a_list_is_measured_once_and_goes_on_where_it_was_stopped(known, folder,
     readme.write_text(f"before\n{known.BEGIN}\nold\n{known.END}\nafter\n")
     assert command(known, folder, "--list", "--readme", readme) == 0
     assert "1 of 4 lines measured" in readme.read_text()
+    assert "| not measured: about 2 minutes on two cores |" in readme.read_text()
     assert command(known, folder, "--readme", readme) == 0
     table = (folder / "out/table.md").read_text()
     assert readme.read_text() == f"before\n{known.BEGIN}\n{table}{known.END}\nafter\n"

@@ -131,9 +131,8 @@ def table(entries: tuple[Entry, ...], records: run.Records) -> str:
 
 def _rows(entry: Entry, record: dict[str, Any] | None) -> list[list[str]]:
     if record is None:
-        state = f"out of reach: {entry.out_of_reach}" if entry.out_of_reach else f"not measured ({entry.cost})"
         theirs = f"{100 * entry.hlr:.2f} / {100 * entry.ior:.2f}"
-        return [[entry.name, "HLR / IOR", state, "", theirs, *[""] * 4]]
+        return [[entry.name, "HLR / IOR", run.unmeasured(entry), "", theirs, *[""] * 4]]
     rows = []
     for score in scores(entry, record):
         mean = run.summarise(score.ours)

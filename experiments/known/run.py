@@ -506,8 +506,7 @@ def table(lines: tuple[Line, ...], records: Records) -> str:
 def _row(line: Line, record: dict[str, Any] | None) -> list[str]:
     published = _shown(line.published)
     if record is None:
-        state = f"out of reach: {line.out_of_reach}" if line.out_of_reach else f"not measured ({line.cost})"
-        return [line.name, line.student, state, "", published, line.source, *[""] * 5]
+        return [line.name, line.student, unmeasured(line), "", published, line.source, *[""] * 5]
     mean = ours(record)
     lost = f"; {record['diverged']} diverged" if record["diverged"] else ""
     runs = len(record.get("runs", [None]))
@@ -516,6 +515,13 @@ def _row(line: Line, record: dict[str, Any] | None) -> list[str]:
         *(published, line.source, *_compared(mean, line.published)),
         *(record["device"], f"{record['seconds'] / 60:.1f}"),
     ]
+
+
+def unmeasured(line: Line) -> str:
+    """Why there is no measurement of a line."""
+    if line.out_of_reach:
+        return f"out of reach: {line.out_of_reach}"
+    return "not measured" + ("" if line.minutes is None else f": about {line.minutes:g} minutes on two cores")
 
 
 def ours(record: dict[str, Any]) -> Mean:
