@@ -27,6 +27,8 @@ class Block(nn.Module):
 
         def in_turn(block, x):
             x = layers.Conv(block.width, padding=padding, followed_by=block.norm, name="conv")(x)
+            if (block.norm, block.activation, block.pooling) == ("IN", "relu", "avgpool"):
+                return layers.InstanceNormReluPool(name="norm")(x)
             x = layers.make_norm(block.norm, name="norm")(x, train)
             return POOLS[block.pooling](ACTIVATIONS[block.activation](x))
 

@@ -119,6 +119,20 @@ class InstanceNorm(nn.Module):
         return kernels.normalise(x, *kernels.moments(x, (1, 2)), scale, bias)
 
 
+class InstanceNormReluPool(nn.Module):
+    """`InstanceNorm`, ReLU and 2×2 means, together: (N, H, W, K) to (N, ⌊H/2⌋, ⌊W/2⌋, K).
+
+    Computed in float32 or wider, given back in x's type.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalise, rectify and pool."""
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        return kernels.norm_relu_pool(x, scale, bias)
+
+
 class GroupNorm(nn.Module):
     """Each image's four groups of channels to mean 0 and variance 1, then scale and shift (Wu & He 2018)."""
 
