@@ -9,8 +9,8 @@ Time:      20 minutes on two idle cores, 11 of them the original's loop; one run
            H100 parts a, b, c and f take 2.
 Hardware:  CPU (two cores were planned for), or one GPU.
 Expected:  the 35 trainings of a label-robust score at 1.8 times the speed of the original's loop with its test passes,
-           and the 30 on small sets at 6 times with ours (issue 4); on an H100 137 and 648 times as fast, 98 and 226 with
-           compiling. The tables go to throughput.md, the picture to throughput.png, beside this file.
+           and the 30 on small sets at 6 times with ours (issue 4); on an H100 137 and 648 times as fast, with compiling
+           98 and 226. The tables go to throughput.md, the picture to throughput.png, beside this file.
 
 Parts:
   a  LRS with hard labels, `--runs` times, as PyTorch ddranking 0.2.0 runs it: per run one training on the distilled

@@ -26,13 +26,22 @@ def options() -> list[str]:
 
 
 @pytest.mark.slow
-def test_it_measures_ours_and_writes_a_table_and_a_picture(throughput, tmp_path, capsys):
+def test_it_measures_ours_and_writes_a_table(throughput, tmp_path, capsys):
     throughput.main([*options(), "--parts", "b", "e", "f", "--known-real", "--ours-only", "--out", str(tmp_path)])
     table = (tmp_path / "throughput.md").read_text()
     assert table in capsys.readouterr().out
     assert "all 30 trainings" in table
     assert "ours, tested after the last epoch" in table
     assert "In the compiled training loop" in table
+    assert not (tmp_path / "throughput.png").exists()  # nothing to compare with, no growth
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [{"ratios": {"b": (5.0, 4.0, 5.0)}}, {"growth": {"students": [(4, 1.0), (8, 1.9), (16, 3.7)]}}],
+)
+def test_a_picture_shows_what_was_measured(throughput, tmp_path, shown):
+    throughput.draw(shown, "a device", tmp_path / "throughput.png")
     assert (tmp_path / "throughput.png").stat().st_size > 10_000
 
 
