@@ -107,7 +107,7 @@ def convolves(x: jax.Array, kernel: jax.Array) -> bool:
 
 
 def _multiplies(x):
-    """Whether Triton's products of such numbers are fast: of 32 bits they took up to 13 times as long as XLA's."""
+    """Whether Triton's products of such numbers are fast: with them a float32 step took 2.3 times as long."""
     return x.dtype == jnp.bfloat16
 
 
