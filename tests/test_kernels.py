@@ -35,6 +35,19 @@ def textbook_moments(x, axes):
     return x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
 
 
+@pytest.mark.parametrize("norm_relu_pool", [kernels.norm_relu_pool, kernels.gpu_norm_relu_pool])
+def test_a_norm_of_bfloat16_has_the_statistics_of_float32(norm_relu_pool):
+    x = (50 + normal(2, 8, 8, 16)).astype(jnp.bfloat16)  # steps of 1/4, which sums of bfloat16 would not hold
+    parameters = jnp.ones(16), jnp.zeros(16)
+    narrow, pullback = jax.vjp(norm_relu_pool, x, *parameters)
+    wide, wide_pullback = jax.vjp(norm_relu_pool, x.astype(jnp.float32), *parameters)
+    assert narrow.dtype == jnp.bfloat16
+    g = jnp.ones_like(narrow)
+    found, expected = ((narrow, pullback(g)), (wide, wide_pullback(g.astype(jnp.float32))))
+    found = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), found)
+    chex.assert_trees_all_close(found, expected, rtol=2**-7, atol=2**-6)
+
+
 def assert_fast_equals_plain(x, kernel, stride=1, padding=1):
     fast, plain = (
         jax.jit(partial(value_and_pullback, partial(f, stride=stride, padding=padding)))(x, kernel)

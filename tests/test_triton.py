@@ -117,7 +117,7 @@ def traced(precision):
     def train_all(state, students):
         return jax.vmap(lambda s, t: train.train_epochs(program, s, t, data, 0, 1, precision))(state, students)
 
-    with mock.patch.object(jax, "default_backend", lambda: "gpu"):
+    with mock.patch.object(jax, "default_backend", return_value="gpu"):
         return jax.jit(train_all).trace(state, students)
 
 
