@@ -32,7 +32,10 @@ def code_digest() -> str:
 
 
 def environment(execution: str, precision: str = "float32") -> dict[str, Any]:
-    """What may change a student's last digits: code, JAX, device kind, precision, how students are batched.
+    """What may change a student's last digits: code, JAX, kind of device, precision, how students are batched.
+
+    JAX calls every processor "cpu", but compiles for the one that it finds: those of an Intel Xeon and of an AMD EPYC
+    gave the bundled digits' IOR as 0.0390 and 0.0427.
 
     `execution` is `population.Execution.arithmetic`, `precision` its precision. The number of devices is not among
     them unless they share batches, nor is the chunk.
@@ -42,10 +45,19 @@ def environment(execution: str, precision: str = "float32") -> dict[str, Any]:
         "code": code_digest(),
         "jax": jax.__version__,
         "platform": device.platform,
-        "device": device.device_kind,
+        "device": processor() if device.platform == "cpu" else device.device_kind,
         "precision": precision,
         "execution": execution,
     }
+
+
+@functools.cache
+def processor() -> str:
+    """The processor's name, as the operating system gives it."""
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text().splitlines() if facts.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def key_facts(key: jax.Array) -> tuple[str, tuple[int, ...]]:

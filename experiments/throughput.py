@@ -40,7 +40,6 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import platform
 import re
 import resource
 import subprocess
@@ -863,10 +862,10 @@ def _growth(shown: dict[str, Any], axis: Any) -> None:
 
 def device_name(ours: dict[str, Any]) -> str:
     """The processor, and the accelerator if there is one."""
-    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    models = [line.split(": ")[1] for line in info.splitlines() if line.startswith("model name")]
-    processor = f"{len(models)} × {models[0]}" if models else platform.processor()
-    return processor if "cpu" in ours["kind"].lower() else f"{ours['kind']} ({processor})"
+    from ddr_jax.provenance import processor
+
+    processors = f"{os.cpu_count()} × {processor()}"
+    return processors if "cpu" in ours["kind"].lower() else f"{ours['kind']} ({processors})"
 
 
 def head(facts: dict[str, dict[str, Any]], load_before: float, options: argparse.Namespace) -> list[str]:

@@ -160,6 +160,13 @@ def test_coarser_arithmetic_makes_other_students(real, finished, monkeypatch):
     assert not set(other.students.ravel()) & set(finished.tables["syn-any"].students.ravel())
 
 
+def test_another_processor_makes_other_students(real, finished, monkeypatch):
+    monkeypatch.setattr("ddr_jax.arms._train_group", _no_training)
+    monkeypatch.setattr("ddr_jax.provenance.processor", lambda: "another")
+    other = run([arm()], real).tables["syn-any"]
+    assert not set(other.students.ravel()) & set(finished.tables["syn-any"].students.ravel())
+
+
 def test_the_number_of_devices_is_not_part_of_a_students_identity(real, finished, monkeypatch):
     monkeypatch.setattr("ddr_jax.arms._train_group", _no_training)
     other = run([arm()], real, execution=Execution("serial", devices=1, test_batch=64)).tables["syn-any"]
