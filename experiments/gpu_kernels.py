@@ -1,6 +1,6 @@
 """How fast students side by side train on a GPU, by formulation of their layers and by precision.
 
-Command:   python experiments/gpu_kernels.py [--out experiments/h100]
+Command:   python experiments/gpu_kernels.py [--out FOLDER]
 Time:      3 minutes on one H100 (estimated: the runs behind h100/gpu_kernels.md were made by its forerunners).
 Hardware:  one GPU. On a CPU, where none of this is chosen, small sizes show that the script runs, and nothing else.
 Expected:  in bfloat16 a step of 25 students of ConvNet-3, width 128, takes a third of the time that XLA alone needs

@@ -1,3 +1,5 @@
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -260,6 +262,18 @@ def test_tf32_is_refused_on_cpus(real, data):
 
 def test_the_default_on_a_cpu_is_one_student_at_a_time_in_float32():
     assert population.default_execution() == Execution("serial", None, None, 32, "float32")
+
+
+@pytest.mark.parametrize(("execution", "grouped"), [(SERIAL, False), (Execution("vmap"), True)])
+def test_one_student_at_a_time_as_a_cpu_trains_them_has_no_grouped_convolutions(data, execution, grouped):
+    program, count = Program.of(PROTOCOL, 3), 2
+    devices = execution.local_devices()[:1]
+    run = population._compiled(program, execution.mode, execution.test_batch, execution.precision, devices)
+    part, placed = run.feed(data)(jax.tree.map(lambda leaf: leaf[: count if grouped else 1], students(count)))
+    text = run.train.lower(run.start(part, placed), part, placed, jnp.int32(0), jnp.int32(1)).as_text()
+    groups = {int(number) for number in re.findall(r"feature_group_count = (\d+)", text)}
+    assert groups
+    assert (max(groups) > 1) == grouped
 
 
 @pytest.mark.parametrize(
