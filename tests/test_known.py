@@ -168,6 +168,8 @@ def test_a_list_is_measured_once_and_goes_on_where_it_was_stopped(known, folder,
 
     monkeypatch.setattr(known, "measure", lambda *_: pytest.fail("trained again"))
     assert command(known, folder) == 0
+    with pytest.raises(pytest.fail.Exception, match="trained again"):
+        command(known, folder, "--only", "too large")  # out of reach there may be within it here
     changed = LIST.replace("random = 1", "random = 2")
     (folder / "list.toml").write_text(changed)
     with pytest.raises(pytest.fail.Exception, match="trained again"):

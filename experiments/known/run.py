@@ -656,12 +656,19 @@ def _matches(line: Line, pattern: str | None) -> bool:
 
 
 def _due(chosen: list[Line], records: dict[str, Any], options: argparse.Namespace) -> list[Line]:
-    """The lines to measure, the cheapest first; starts JAX, because lines for a GPU wait for one."""
+    """The lines to measure, the cheapest first: of those out of reach, the ones that --only names.
+
+    Starts JAX, because lines for a GPU wait for one.
+    """
     ddr.use_cpu_cores(options.devices or min(os.cpu_count() or 1, 8))
     import jax
 
     costs = (options.cost,) if options.cost else COSTS if jax.default_backend() != "cpu" else COSTS[:2]
-    due = [line for line in chosen if line.cost in costs and line.name not in records and not line.out_of_reach]
+    due = [
+        line
+        for line in chosen
+        if line.cost in costs and line.name not in records and (options.only or not line.out_of_reach)
+    ]
     return sorted(due, key=lambda line: COSTS.index(line.cost))
 
 
