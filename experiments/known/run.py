@@ -602,7 +602,9 @@ def _parse(arguments: list[str] | None, kind: Kind) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="folder of results; default: measured/STEM beside this script")
     parser.add_argument("--work", type=Path, help="where real data is unpacked to; default: the cache")
     parser.add_argument("--cache", type=Path, default=_cache(), help="where finished students are kept")
-    parser.add_argument("--only", help="lines whose name contains this, or matches it with * and ?")
+    parser.add_argument(
+        "--only", help="lines whose name contains this, or matches it with * and ?; those out of reach too"
+    )
     parser.add_argument("--cost", choices=COSTS, help="lines of this cost; default: all, gpu where there is one")
     parser.add_argument("--max-minutes", type=float, default=math.inf, help="stop after so many")
     parser.add_argument("--readme", type=Path, help=f"also put the table there, after {kind.begin}")
