@@ -11,38 +11,38 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Chain": "protocol",
-    "Crop": "protocol",
-    "CutMix": "protocol",
-    "DCAugmentation": "protocol",
-    "DSA": "protocol",
-    "Distilled": "distilled",
-    "Execution": "population",
+    "Chain": "protocols.protocol",
+    "Crop": "protocols.protocol",
+    "CutMix": "protocols.protocol",
+    "DCAugmentation": "protocols.protocol",
+    "DSA": "protocols.protocol",
+    "Distilled": "data.distilled",
+    "Execution": "train.population",
     "InputError": "types",
-    "Mixup": "protocol",
-    "PatchShuffle": "protocol",
-    "Protocol": "protocol",
-    "RandAugment": "protocol",
-    "ResizedCrop": "protocol",
-    "Result": "result",
-    "Runner": "arms",
-    "Settings": "result",
-    "Store": "store",
+    "Mixup": "protocols.protocol",
+    "PatchShuffle": "protocols.protocol",
+    "Protocol": "protocols.protocol",
+    "RandAugment": "protocols.protocol",
+    "ResizedCrop": "protocols.protocol",
+    "Result": "results.result",
+    "Runner": "train.arms",
+    "Settings": "protocols.settings",
+    "Store": "train.store",
     "accuracy": "evaluate",
     "augmentation_robust_score": "evaluate",
-    "compare_results": "comparison",
-    "cross_architecture": "cross",
+    "compare_results": "results.comparison",
+    "cross_architecture": "evaluate",
     "label_robust_score": "evaluate",
-    "load_dataset": "datasets",
-    "load_distilled": "distilled",
-    "load_result": "result",
-    "load_results": "comparison",
-    "load_teachers": "teachers",
-    "preset": "presets",
-    "save_distilled": "distilled",
+    "load_dataset": "data.datasets",
+    "load_distilled": "data.distilled",
+    "load_result": "results.result",
+    "load_results": "results.comparison",
+    "load_teachers": "train.teachers",
+    "preset": "protocols.presets",
+    "save_distilled": "data.distilled",
     "score": "evaluate",
-    "use_compilation_cache": "compilation",
-    "use_cpu_cores": "population",
+    "use_compilation_cache": "train.devices",
+    "use_cpu_cores": "train.population",
 }
 
 __all__ = [
@@ -81,16 +81,11 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from ddr_jax.arms import Runner
-    from ddr_jax.comparison import compare_results, load_results
-    from ddr_jax.compilation import use_compilation_cache
-    from ddr_jax.cross import cross_architecture
-    from ddr_jax.datasets import load_dataset
-    from ddr_jax.distilled import Distilled, load_distilled, save_distilled
-    from ddr_jax.evaluate import accuracy, augmentation_robust_score, label_robust_score, score
-    from ddr_jax.population import Execution, use_cpu_cores
-    from ddr_jax.presets import preset
-    from ddr_jax.protocol import (
+    from ddr_jax.data.datasets import load_dataset
+    from ddr_jax.data.distilled import Distilled, load_distilled, save_distilled
+    from ddr_jax.evaluate import accuracy, augmentation_robust_score, cross_architecture, label_robust_score, score
+    from ddr_jax.protocols.presets import preset
+    from ddr_jax.protocols.protocol import (
         DSA,
         Chain,
         Crop,
@@ -102,9 +97,14 @@ if TYPE_CHECKING:
         RandAugment,
         ResizedCrop,
     )
-    from ddr_jax.result import Result, Settings, load_result
-    from ddr_jax.store import Store
-    from ddr_jax.teachers import load_teachers
+    from ddr_jax.protocols.settings import Settings
+    from ddr_jax.results.comparison import compare_results, load_results
+    from ddr_jax.results.result import Result, load_result
+    from ddr_jax.train.arms import Runner
+    from ddr_jax.train.devices import use_compilation_cache
+    from ddr_jax.train.population import Execution, use_cpu_cores
+    from ddr_jax.train.store import Store
+    from ddr_jax.train.teachers import load_teachers
     from ddr_jax.types import InputError
 
 

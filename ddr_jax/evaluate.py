@@ -14,16 +14,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from ddr_jax import coresets, datasets, distilled, grids, nets, provenance
-from ddr_jax.arms import Arm, Finished, Runner, TrainingSet, train_arms
-from ddr_jax.distilled import Distilled
-from ddr_jax.population import default_execution
-from ddr_jax.protocol import Protocol, augmentation, of_pixels
-from ddr_jax.protocol import real as default_real_protocol
-from ddr_jax.readout import read
-from ddr_jax.result import Result, Settings
-from ddr_jax.store import Store
-from ddr_jax.teachers import Teachers, label
+from ddr_jax import nets, rates
+from ddr_jax.data import baselines, datasets, distilled
+from ddr_jax.data.distilled import Distilled
+from ddr_jax.protocols.protocol import Protocol, augmentation, of_pixels
+from ddr_jax.protocols.protocol import real as default_real_protocol
+from ddr_jax.protocols.settings import Settings
+from ddr_jax.results.cross import CrossArchitecture
+from ddr_jax.results.result import Result
+from ddr_jax.scores.readout import read
+from ddr_jax.train import provenance
+from ddr_jax.train.arms import Arm, Finished, Runner, TrainingSet, train_arms
+from ddr_jax.train.population import default_execution
+from ddr_jax.train.store import Store
+from ddr_jax.train.teachers import Teachers, label, teacher_features
 from ddr_jax.types import DistilledSets, InputError, RealData, fingerprint
 
 DRAWS = 2**31 - 1  # the stream of random subsets; seeds are far below it
@@ -129,9 +133,9 @@ def score(
     with _remembering(runner or Runner(), settings) as runner:
         rounds = [_round(prepared, real, _start(settings), key, runner, given_teachers)]
         if settings.halving:
-            rounds.append(_round(prepared, real, grids.halved(settings, rounds[0]), key, runner, given_teachers))
+            rounds.append(_round(prepared, real, rates.halved(settings, rounds[0]), key, runner, given_teachers))
         for _ in range(settings.extend_grid):
-            if (longer := grids.extended(rounds[-1])) is None:
+            if (longer := rates.extended(rounds[-1])) is None:
                 break
             rounds.append(_round(prepared, real, longer, key, runner, given_teachers))
     asked = {name: list(getattr(settings, name).lr) for name in ("protocol", "real_protocol")}
@@ -148,7 +152,7 @@ def score(
 
 
 def _start(settings: Settings) -> Settings:
-    return grids.shortened(settings) if settings.halving else settings
+    return rates.shortened(settings) if settings.halving else settings
 
 
 @contextlib.contextmanager
@@ -231,12 +235,12 @@ class _Source:
         """As many images per class as the sets hold, drawn anew for every seed if the baseline varies at all."""
         name, protocol = self.settings.baseline, self.settings.protocol
         counts = np.bincount(self.sets.labels[0], minlength=self.real.num_classes)
-        seen = coresets.teacher_features(labelers, self.real.train.images) if name in coresets.IN_FEATURES else None
+        seen = teacher_features(labelers, self.real.train.images) if name in baselines.IN_FEATURES else None
         draws = []
-        for seed in range(self.settings.seeds if name in coresets.VARYING else 1):
+        for seed in range(self.settings.seeds if name in baselines.VARYING else 1):
             stream = jax.random.fold_in(jax.random.fold_in(self.key, DRAWS), seed)
             rng = np.random.default_rng(np.asarray(jax.random.key_data(stream)))
-            images, labels = coresets.BASELINES[name](self.real, counts, seen, rng)
+            images, labels = baselines.BASELINES[name](self.real, counts, seen, rng)
             soft = protocol.labels == "soft"
             logits = label(labelers.net, labelers.variables, images) if soft else None
             draws.append(TrainingSet(name, images, self.targets(protocol, labels, logits)))
@@ -338,3 +342,20 @@ def _describe(sets: DistilledSets, real: RealData, labelers: Teachers | None) ->
     about_real = {"name": real.name, "classes": real.num_classes, "splits": real_splits}
     teacher = None if labelers is None else {"count": labelers.count, "parameters": labelers.parameters}
     return {"real": about_real, "sets": described, "teachers": teacher}
+
+
+def cross_architecture(
+    sets: Sets, real: RealData, settings: Settings, students: Sequence[str], **options: Any
+) -> CrossArchitecture:
+    """Scores the sets once for each of several networks, all else equal; `options` are those of `score`.
+
+    Real-hard students and teachers are of the same network. Raises InputError for fewer than two different ones, and
+    as `score` does.
+    """
+    if len(set(students)) < 2 or len(set(students)) < len(students):
+        raise InputError(f"students are {', '.join(students)}; name two or more different networks")
+    results = {}
+    for student in students:
+        protocols = {name: replace(getattr(settings, name), student=student) for name in ("protocol", "real_protocol")}
+        results[student] = score(sets, real, replace(settings, **protocols), **options)
+    return CrossArchitecture(results)

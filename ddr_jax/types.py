@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from ddr_jax.whitening import Whitening
+    from ddr_jax.data.spaces import Whitening
 
 MANY = 12  # names that an error message lists beside a near one, at most
 

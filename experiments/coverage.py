@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ddr_jax import compare, metrics, readout, stability
-from ddr_jax.intervals import Interval, bootstrap_interval, t_interval
+from ddr_jax.scores import metrics, ranking, readout, stability
+from ddr_jax.scores.intervals import Interval, bootstrap_interval, t_interval
 from ddr_jax.types import ArmTable
 
 TRIALS, SEEDS, MANY = 2000, (5, 10, 20), 400_000
@@ -74,7 +74,7 @@ def quantities(a: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
-def covered(interval: Interval | compare.Chance, truth: float) -> float:
+def covered(interval: Interval | ranking.Chance, truth: float) -> float:
     """The share of trials whose interval holds the truth."""
     return float(np.mean((interval.low <= truth) & (truth <= interval.high)))
 
@@ -108,17 +108,17 @@ def methods(gaps: tuple[float, ...], seeds: int, trials: int, rng: np.random.Gen
 def false_finds(count: int, seeds: int, trials: int, rng: np.random.Generator) -> float:
     """How often any two of `count` equal methods are called distinct after Holm's correction."""
     scores = methods((0.0,) * count, seeds, trials, rng)
-    p = [compare.paired_t_test(scores[a], scores[b]) for a in range(count) for b in range(a)]
-    return float(np.mean(compare.holm(np.stack(p, -1)).min(-1) <= LEVEL))
+    p = [ranking.paired_t_test(scores[a], scores[b]) for a in range(count) for b in range(a)]
+    return float(np.mean(ranking.holm(np.stack(p, -1)).min(-1) <= LEVEL))
 
 
 def finds(gap: float, seeds: int, trials: int, rng: np.random.Generator) -> tuple[float, float, float]:
     """A known difference: how often the test finds it, the power claimed for it, and the chance's coverage."""
     many = np.subtract(*methods((gap, 0.0), 1, MANY, rng)[:, :, 0])
     a, b = methods((gap, 0.0), seeds, trials, rng)
-    claimed = float(compare.power_of(many.mean() / many.std(), seeds, LEVEL))
-    chance = covered(compare.chance_of_better(a, b), np.mean(many > 0) + np.mean(many == 0) / 2)
-    return float(np.mean(compare.paired_t_test(a, b) <= LEVEL)), claimed, chance
+    claimed = float(ranking.power_of(many.mean() / many.std(), seeds, LEVEL))
+    chance = covered(ranking.chance_of_better(a, b), np.mean(many > 0) + np.mean(many == 0) / 2)
+    return float(np.mean(ranking.paired_t_test(a, b) <= LEVEL)), claimed, chance
 
 
 RATES = {

@@ -29,10 +29,11 @@ import jax.numpy as jnp
 import numpy as np
 from throughput import matrix_peak, operations, row
 
-from ddr_jax import population, train
 from ddr_jax.nets import kernels, triton
-from ddr_jax.protocol import DSA, Protocol
-from ddr_jax.train import HeldOut, Program, State, Student, TrainingData
+from ddr_jax.protocols.protocol import DSA, Protocol
+from ddr_jax.train import population
+from ddr_jax.train import student as training
+from ddr_jax.train.student import HeldOut, Program, State, Student, TrainingData
 
 CLASSES, EPOCHS = 10, (20, 60)
 
@@ -131,15 +132,15 @@ def step_seconds(case: Compiled) -> float:
 def error(formulation: str, precision: str, program: Program, data: TrainingData) -> float:
     """How far a student's gradients are from XLA's in float32, relative to their norm."""
     student = jax.tree.map(lambda leaf: leaf[0], students(1))
-    state = train.start(program, student, data)
+    state = training.start(program, student, data)
     images, labels = data.images[0], data.targets[0]
 
     def gradients(formulation, precision):
         def loss(params):
-            logits, _ = train.forward(program, {"params": params}, images, student.key, precision)
+            logits, _ = training.forward(program, {"params": params}, images, student.key, precision)
             return -(labels * jax.nn.log_softmax(logits)).sum(-1).mean()
 
-        with formulated(formulation), train.arithmetic(precision):
+        with formulated(formulation), training.arithmetic(precision):
             found = jax.jit(lambda params: jax.grad(loss)(params))(state.variables["params"])
         return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(found)])
 

@@ -23,10 +23,10 @@ import jax
 import numpy as np
 
 import ddr_jax as ddr
-from ddr_jax import datasets
-from ddr_jax.grids import FRACTION
-from ddr_jax.protocol import Protocol, augmentation
-from ddr_jax.protocol import real as real_protocol
+from ddr_jax.data import datasets
+from ddr_jax.protocols.protocol import Protocol, augmentation
+from ddr_jax.protocols.protocol import real as real_protocol
+from ddr_jax.rates import FRACTION
 from ddr_jax.types import RealData
 
 SIZES, DRAWS, SEEDS = (1, 2, 5, 10), 5, 3

@@ -25,9 +25,10 @@ import jax
 import numpy as np
 
 import ddr_jax as ddr
-from ddr_jax import demo, population
-from ddr_jax.intervals import t_interval
-from ddr_jax.protocol import Protocol
+from ddr_jax.protocols import demo
+from ddr_jax.protocols.protocol import Protocol
+from ddr_jax.scores.intervals import t_interval
+from ddr_jax.train import population
 from ddr_jax.types import ArmTable
 
 ARMS = {"syn-any": "distilled digits", "rdm-any": "random digits"}

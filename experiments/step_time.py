@@ -89,9 +89,9 @@ def our_tasks(side: int, channels: int, width: int, steps: int, engine: str) -> 
     jax.config.update("jax_num_cpu_devices", devices)
     import numpy as np
 
-    from ddr_jax import population
-    from ddr_jax.protocol import Protocol
-    from ddr_jax.train import HeldOut, Program, Student, TrainingData
+    from ddr_jax.protocols.protocol import Protocol
+    from ddr_jax.train import population
+    from ddr_jax.train.student import HeldOut, Program, Student, TrainingData
 
     program = Program.of(Protocol(student="ConvNet-3", width=width, batch_size=BATCH), CLASSES)
     many = np.ones(students_of(engine), np.float32)

@@ -456,7 +456,7 @@ class Ours:
         import jax
 
         import ddr_jax as ddr
-        from ddr_jax.arms import Arm, TrainingSet, train_arms
+        from ddr_jax.train.arms import Arm, TrainingSet, train_arms
 
         protocol = self.protocol(epochs=epochs, step_size=1, test_every=tests)
         labels = np.arange(images) % CLASSES
@@ -519,7 +519,7 @@ class Ours:
         import jax
 
         import ddr_jax as ddr
-        from ddr_jax.arms import Arm, TrainingSet, train_arms
+        from ddr_jax.train.arms import Arm, TrainingSet, train_arms
 
         images, labels = self.pixels.distilled
         data = TrainingSet("set", self.pixels.normalised(images), np.eye(CLASSES, dtype="f4")[labels])
@@ -540,7 +540,7 @@ class Ours:
 
 def execution(precision: str):
     """The default execution, in another precision if it has that choice."""
-    from ddr_jax.population import default_execution
+    from ddr_jax.train.population import default_execution
 
     chosen = default_execution()
     if precision == "float32":
@@ -862,7 +862,7 @@ def _growth(shown: dict[str, Any], axis: Any) -> None:
 
 def device_name(ours: dict[str, Any]) -> str:
     """The processor, and the accelerator if there is one."""
-    from ddr_jax.provenance import processor
+    from ddr_jax.train.provenance import processor
 
     processors = f"{os.cpu_count()} × {processor()}"
     return processors if "cpu" in ours["kind"].lower() else f"{ours['kind']} ({processors})"

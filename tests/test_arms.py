@@ -5,12 +5,12 @@ import jax
 import numpy as np
 import pytest
 
-from ddr_jax import train
-from ddr_jax.arms import Arm, Runner, TrainingSet, train_arms
-from ddr_jax.population import Execution
-from ddr_jax.protocol import DSA, Protocol
-from ddr_jax.store import Store
-from ddr_jax.teachers import Teachers
+from ddr_jax.protocols.protocol import DSA, Protocol
+from ddr_jax.train import student as training
+from ddr_jax.train.arms import Arm, Runner, TrainingSet, train_arms
+from ddr_jax.train.population import Execution
+from ddr_jax.train.store import Store
+from ddr_jax.train.teachers import Teachers
 
 PROTOCOL = Protocol(student="ConvNet-1", width=4, epochs=2, lr=(0.01, 0.1), test_every=1)
 KEY = jax.random.key(0)
@@ -68,7 +68,7 @@ def test_arms_that_agree_share_their_students(real):
 
 def test_augmented_and_plain_arms_share_a_program(real, monkeypatch):
     chex.clear_trace_counter()
-    monkeypatch.setattr(train, "train_epochs", chex.assert_max_traces(train.train_epochs, n=1))
+    monkeypatch.setattr(training, "train_epochs", chex.assert_max_traces(training.train_epochs, n=1))
     protocol = dataclasses.replace(PROTOCOL, augment=DSA(rotate=14))
     finished = run([arm("syn-aug", 1, 1, protocol, augmented=True), arm("syn-noaug", 1, 1, protocol)], real)
     assert finished.trained == 4
@@ -88,13 +88,13 @@ def test_a_student_does_not_depend_on_what_is_trained_beside_it(real, finished):
     ids=lambda change: next(iter(change)),
 )
 def test_whatever_changes_training_changes_identities(real, finished, change, monkeypatch):
-    monkeypatch.setattr("ddr_jax.arms._train_group", _no_training)
+    monkeypatch.setattr("ddr_jax.train.arms._train_group", _no_training)
     other = run([arm(protocol=dataclasses.replace(PROTOCOL, **change))], real).tables["syn-any"]
     assert not set(other.students.ravel()) & set(finished.tables["syn-any"].students.ravel())
 
 
 def test_another_key_makes_other_students(real, finished, monkeypatch):
-    monkeypatch.setattr("ddr_jax.arms._train_group", _no_training)
+    monkeypatch.setattr("ddr_jax.train.arms._train_group", _no_training)
     other = train_arms([arm()], real, key=jax.random.key(1), runner=Runner()).tables["syn-any"]
     assert not set(other.students.ravel()) & set(finished.tables["syn-any"].students.ravel())
 
@@ -132,7 +132,7 @@ def test_an_interrupted_run_keeps_its_finished_students(real, tmp_path):
 
 def test_one_program_trains_one_set_two_and_three(real, monkeypatch):
     chex.clear_trace_counter()
-    monkeypatch.setattr(train, "train_epochs", chex.assert_max_traces(train.train_epochs, n=1))
+    monkeypatch.setattr(training, "train_epochs", chex.assert_max_traces(training.train_epochs, n=1))
     protocol = dataclasses.replace(PROTOCOL, width=5)  # of no other test, lest it be compiled already
     for sets in (1, 2, 3):
         assert run([arm(sets=sets, seeds=2, protocol=protocol)], real).trained == 4 * sets
@@ -155,20 +155,20 @@ def test_finished_says_how_many_students_shared_a_call_and_the_memory_they_took(
 
 
 def test_coarser_arithmetic_makes_other_students(real, finished, monkeypatch):
-    monkeypatch.setattr("ddr_jax.arms._train_group", _no_training)
+    monkeypatch.setattr("ddr_jax.train.arms._train_group", _no_training)
     other = run([arm()], real, execution=Execution("serial", precision="bfloat16")).tables["syn-any"]
     assert not set(other.students.ravel()) & set(finished.tables["syn-any"].students.ravel())
 
 
 def test_another_processor_makes_other_students(real, finished, monkeypatch):
-    monkeypatch.setattr("ddr_jax.arms._train_group", _no_training)
-    monkeypatch.setattr("ddr_jax.provenance.processor", lambda: "another")
+    monkeypatch.setattr("ddr_jax.train.arms._train_group", _no_training)
+    monkeypatch.setattr("ddr_jax.train.provenance.processor", lambda: "another")
     other = run([arm()], real).tables["syn-any"]
     assert not set(other.students.ravel()) & set(finished.tables["syn-any"].students.ravel())
 
 
 def test_the_number_of_devices_is_not_part_of_a_students_identity(real, finished, monkeypatch):
-    monkeypatch.setattr("ddr_jax.arms._train_group", _no_training)
+    monkeypatch.setattr("ddr_jax.train.arms._train_group", _no_training)
     other = run([arm()], real, execution=Execution("serial", devices=1, test_batch=64)).tables["syn-any"]
     np.testing.assert_array_equal(other.students, finished.tables["syn-any"].students)
 

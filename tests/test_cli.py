@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 
 import ddr_jax as ddr
-from ddr_jax import cli, datasets, options, population, presets, protocol
+from ddr_jax.cli import main, options
+from ddr_jax.data import datasets
+from ddr_jax.protocols import presets, protocol
+from ddr_jax.train import population
 
 QUICK = ["--student", "ConvNet-1", "--width", "4", "--epochs", "2", "--real-epochs", "1", "--seeds", "2"]
 DEVICES = ["--devices", "2"]  # as many as conftest made
@@ -40,7 +43,7 @@ def saved(tmp_path):
 
 def run(*arguments) -> int:
     try:
-        return cli.main([str(argument) for argument in arguments])
+        return main.main([str(argument) for argument in arguments])
     except SystemExit as stop:  # tyro answers mistakes of form by itself
         return stop.code
 
@@ -320,7 +323,7 @@ def test_help_is_given(arguments, capsys):
 
 @pytest.mark.slow
 def test_the_demo_scores_the_bundled_set_in_a_process_of_its_own(tmp_path):
-    arguments = [sys.executable, "-m", "ddr_jax.cli", "demo", "--seeds", "2", "--out", "demo.json"]
+    arguments = [sys.executable, "-m", "ddr_jax.cli.main", "demo", "--seeds", "2", "--out", "demo.json"]
     done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     content = json.loads((tmp_path / "demo.json").read_text())

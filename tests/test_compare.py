@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ddr_jax.compare import chance_of_better, groups, holm, letters, paired_t_test, power_of, rank, seeds_to_separate
+from ddr_jax.scores.ranking import (
+    chance_of_better,
+    groups,
+    holm,
+    letters,
+    paired_t_test,
+    power_of,
+    rank,
+    seeds_to_separate,
+)
 from ddr_jax.types import InputError
 
 SCORES = np.random.default_rng(0).normal(0.5, 0.01, (2, 6))

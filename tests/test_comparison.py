@@ -4,9 +4,10 @@ import json
 import numpy as np
 import pytest
 
-from ddr_jax.comparison import compare_results, load_results
-from ddr_jax.protocol import DSA, Protocol
-from ddr_jax.result import Result, Settings
+from ddr_jax.protocols.protocol import DSA, Protocol
+from ddr_jax.protocols.settings import Settings
+from ddr_jax.results.comparison import compare_results, load_results
+from ddr_jax.results.result import Result
 from ddr_jax.types import ArmTable, InputError
 
 ARMS = ("real-hard", "syn-hard", "syn-any", "rdm-any", "syn-aug", "rdm-aug", "syn-noaug", "rdm-noaug")

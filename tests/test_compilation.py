@@ -5,7 +5,7 @@ import sys
 import jax
 import pytest
 
-from ddr_jax.compilation import use_compilation_cache
+from ddr_jax.train.devices import use_compilation_cache
 from ddr_jax.types import InputWarning
 
 # Trains a student and prints its weights' digest, and how many programs came from the folder.
@@ -13,13 +13,13 @@ CODE = """
 import sys
 from pathlib import Path
 import jax, numpy as np
-from ddr_jax import compilation
-compilation.MIN_SECONDS = 0
-compilation.use_compilation_cache(Path(sys.argv[1]))
+from ddr_jax.train import devices
+devices.MIN_SECONDS = 0
+devices.use_compilation_cache(Path(sys.argv[1]))
 hits = []
 jax.monitoring.register_event_listener(lambda name, **_: hits.append(name.endswith("cache_hits")))
-from ddr_jax.arms import Arm, Runner, TrainingSet, train_arms
-from ddr_jax.protocol import Protocol
+from ddr_jax.train.arms import Arm, Runner, TrainingSet, train_arms
+from ddr_jax.protocols.protocol import Protocol
 from ddr_jax.types import RealData, Split, fingerprint
 rng = np.random.default_rng(0)
 labels = np.arange(8, dtype=np.int32) % 2

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ddr_jax import configs, options
-from ddr_jax.presets import PRESETS
-from ddr_jax.protocol import DSA, Chain, Crop, CutMix, Mixup, PatchShuffle, RandAugment, ResizedCrop
+from ddr_jax.cli import configs, options
+from ddr_jax.protocols.presets import PRESETS
+from ddr_jax.protocols.protocol import DSA, Chain, Crop, CutMix, Mixup, PatchShuffle, RandAugment, ResizedCrop
 from ddr_jax.types import InputError
 
 DEMOS = Path(__file__).parent / "configs"

@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from ddr_jax import coresets, nets
-from ddr_jax.coresets import BASELINES, IN_FEATURES, VARYING
+from ddr_jax import nets
+from ddr_jax.data.baselines import BASELINES, IN_FEATURES, VARYING
+from ddr_jax.train import teachers
 from ddr_jax.types import InputError, RealData, Split
 
 COUNTS = np.array([3, 0, 5])
@@ -132,4 +133,4 @@ def test_features_are_embeddings_whatever_the_batch(real):
     images = real.train.images[:10]
     expected = nets.embed(net, variables, images)
     for batch in (4, 10, 64):
-        np.testing.assert_allclose(coresets.features(net, variables, images, batch), expected, atol=1e-5)
+        np.testing.assert_allclose(teachers.features(net, variables, images, batch), expected, atol=1e-5)

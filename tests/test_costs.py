@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from ddr_jax.costs import human, label_cost
-from ddr_jax.protocol import Protocol
+from ddr_jax.protocols.protocol import Protocol
+from ddr_jax.results.costs import human, label_cost
 from ddr_jax.types import InputError
 
 CIFAR10_10 = (100, 32, 32, 3)

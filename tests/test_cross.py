@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import ddr_jax as ddr
-from ddr_jax.cross import CrossArchitecture, cross_architecture
-from ddr_jax.distilled import Distilled
-from ddr_jax.protocol import Protocol
+from ddr_jax.data.distilled import Distilled
+from ddr_jax.evaluate import cross_architecture
+from ddr_jax.protocols.protocol import Protocol
+from ddr_jax.results.cross import CrossArchitecture
 
 
 @pytest.fixture(scope="module")

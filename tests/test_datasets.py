@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddr_jax import datasets
-from ddr_jax.datasets import DATASETS, load_dataset, random_subset, with_validation, without_validation
+from ddr_jax.data import datasets
+from ddr_jax.data.datasets import DATASETS, load_dataset, random_subset, with_validation, without_validation
+from ddr_jax.data.spaces import fit
 from ddr_jax.types import InputError, InputWarning, RealData, Split, fingerprint
-from ddr_jax.whitening import fit
 
 CIFAR_MEAN = np.float32([0.4914, 0.4822, 0.4465])
 CIFAR_STD = np.float32([0.2023, 0.1994, 0.2010])

@@ -7,10 +7,10 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-from ddr_jax.datasets import load_dataset
-from ddr_jax.distilled import Distilled, load_distilled, prepare, save_distilled
+from ddr_jax.data.datasets import load_dataset
+from ddr_jax.data.distilled import Distilled, load_distilled, prepare, save_distilled
+from ddr_jax.data.spaces import fit
 from ddr_jax.types import InputError, InputWarning, RealData, Split
-from ddr_jax.whitening import fit
 
 MEAN, STD = np.float32([0.5, 0.4, 0.3]), np.float32([0.2, 0.25, 0.1])
 LABELS = np.repeat(np.arange(3), 2)

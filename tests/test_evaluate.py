@@ -7,10 +7,13 @@ import pytest
 from flax import linen as nn
 
 import ddr_jax as ddr
-from ddr_jax import arms, demo, metrics, population, presets, train
-from ddr_jax.datasets import without_validation
-from ddr_jax.distilled import Distilled
-from ddr_jax.protocol import DSA, LABELS, NAMED_AUGMENTATIONS, Protocol, augmentation
+from ddr_jax.data.datasets import without_validation
+from ddr_jax.data.distilled import Distilled
+from ddr_jax.protocols import demo, presets
+from ddr_jax.protocols.protocol import DSA, LABELS, NAMED_AUGMENTATIONS, Protocol, augmentation
+from ddr_jax.scores import metrics
+from ddr_jax.train import arms, population
+from ddr_jax.train import student as training
 from ddr_jax.types import Split
 
 PROTOCOL = Protocol(student="ConvNet-1", width=4, epochs=2, lr=0.1, augment=DSA())
@@ -148,7 +151,7 @@ def test_random_baselines_are_drawn_anew_for_each_seed_from_the_key(real, monkey
             drawn.setdefault(job.arm.name, {})[job.place[2]] = job.data
             yield job.student, {"test": [0.5], "diverged": False}, None
 
-    monkeypatch.setattr("ddr_jax.arms._train_group", record)
+    monkeypatch.setattr("ddr_jax.train.arms._train_group", record)
 
     def draw(key):
         ddr.score(distilled(), real, settings("lrs"), key=jax.random.key(key))
@@ -193,7 +196,7 @@ def test_soft_labels_are_softened_logits_and_teachers_label_the_random_baseline(
             targets[job.arm.name, job.place[2]] = job.data.targets
         yield from original(group, *rest)
 
-    monkeypatch.setattr("ddr_jax.arms._train_group", record)
+    monkeypatch.setattr("ddr_jax.train.arms._train_group", record)
     soft = settings("lrs", protocol=protocol(labels="soft", loss="kl", temperature=2.0))
     result = ddr.score(distilled(soft=True), real, soft)
     stored = distilled(soft=True).soft_labels
@@ -253,7 +256,7 @@ def test_another_teacher_makes_other_students(real):
 def test_lrs_and_ars_together_need_at_most_four_training_programs(labels, real, monkeypatch):
     chex.clear_trace_counter()
     population._compiled.cache_clear()
-    monkeypatch.setattr(train, "train_epochs", chex.assert_max_traces(train.train_epochs, n=4))
+    monkeypatch.setattr(training, "train_epochs", chex.assert_max_traces(training.train_epochs, n=4))
     given = demo.settings(seeds=1)
     small = {"epochs": 1, "width": 4, "student": "ConvNet-1"}
     shrunk = dataclasses.replace(

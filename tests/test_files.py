@@ -1,6 +1,6 @@
 import pytest
 
-from ddr_jax.files import check_writable, write_atomically
+from ddr_jax.data.files import check_writable, write_atomically
 from ddr_jax.types import InputError
 
 

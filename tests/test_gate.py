@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import ddr_jax as ddr
-from ddr_jax import cli
+from ddr_jax.cli import main
 
 SAVED = Path(__file__).parent / "gate"
 QUICK = "--real digits --width 8 --epochs 6 --batch-size 16 --seeds 2 --devices 2 --real-epochs 2 --real-lr 0.1"
@@ -61,7 +61,7 @@ def whole_results(content):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_gives_the_numbers_it_gave(name):
-    assert cli.main([*COMMANDS[name].split(), "--out", "r.json"]) == 0
+    assert main.main([*COMMANDS[name].split(), "--out", "r.json"]) == 0
     found = without_times(json.loads(Path("r.json").read_text()))
     file = SAVED / f"{name}.json.gz"
     if os.environ.get("DDR_JAX_GATE") == "save":

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 import ddr_jax as ddr
-from ddr_jax import grids
-from ddr_jax.distilled import Distilled
-from ddr_jax.protocol import Protocol
-from ddr_jax.result import Result, Settings
+from ddr_jax import rates
+from ddr_jax.data.distilled import Distilled
+from ddr_jax.protocols.protocol import Protocol
+from ddr_jax.protocols.settings import Settings
+from ddr_jax.results.result import Result
 from ddr_jax.types import ArmTable
 
 RATES = (0.01, 0.1, 1.0)
@@ -38,7 +39,7 @@ def result(syn: int, rdm: int, real: int = 1, **changes) -> Result:
     [(1, 2, (*RATES, 10.0)), (0, 1, (0.001, *RATES)), (0, 2, (0.001, *RATES, 10.0))],
 )
 def test_all_arms_get_a_rate_beyond_the_end_where_one_chose(syn, rdm, expected):
-    longer = grids.extended(result(syn, rdm))
+    longer = rates.extended(result(syn, rdm))
     assert longer.protocol.lr == expected
     assert longer.real_protocol.lr == (0.02, 0.2, 2.0)
 
@@ -46,24 +47,24 @@ def test_all_arms_get_a_rate_beyond_the_end_where_one_chose(syn, rdm, expected):
 def test_a_grid_whose_best_rates_lie_inside_stays():
     inside = result(1, 1)
     tables = inside.tables | {"real-hard": table("real-hard", 1, (0.01, 0.02, 0.2))}
-    assert grids.extended(replace(inside, tables=tables)) is None
+    assert rates.extended(replace(inside, tables=tables)) is None
 
 
 def test_a_grid_of_one_arm_alone_is_left_as_it_was_given():
-    longer = grids.extended(result(1, 1, random_lr=(0.5, 0.7)))
+    longer = rates.extended(result(1, 1, random_lr=(0.5, 0.7)))
     assert longer.protocol.lr == RATES
     assert longer.random_lr == (0.5, 0.7)
 
 
 def test_halving_tries_a_quarter_of_the_epochs_and_keeps_what_any_arm_found_better():
     settings = Settings(("lrs",), Protocol(lr=(1.0, 0.1, 0.01), epochs=40, test_every=20), Protocol(lr=(0.02, 0.2)))
-    short = grids.shortened(settings)
+    short = rates.shortened(settings)
     assert (short.protocol.epochs, short.protocol.test_every, short.protocol.lr) == (10, 10, (1.0, 0.1, 0.01))
-    assert grids.halved(settings, result(0, 0)).protocol.lr == (0.1, 0.01)
-    assert grids.halved(settings, result(0, 2)).protocol.lr == (1.0, 0.1, 0.01)
-    assert grids.halved(settings, result(0, 0, real=0)).real_protocol.lr == (0.02,)
+    assert rates.halved(settings, result(0, 0)).protocol.lr == (0.1, 0.01)
+    assert rates.halved(settings, result(0, 2)).protocol.lr == (1.0, 0.1, 0.01)
+    assert rates.halved(settings, result(0, 0, real=0)).real_protocol.lr == (0.02,)
     own = replace(settings, random_lr=RATES)
-    kept = grids.halved(own, result(0, 2, random_lr=RATES))
+    kept = rates.halved(own, result(0, 2, random_lr=RATES))
     assert (kept.protocol.lr, kept.random_lr) == ((0.1, 0.01), (0.1, 1.0))
 
 

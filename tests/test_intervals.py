@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ddr_jax.intervals import Components, bootstrap_interval, t_interval, variance_components
+from ddr_jax.scores.intervals import Components, bootstrap_interval, t_interval, variance_components
 from ddr_jax.types import InputError
 
 BOTH = pytest.mark.parametrize(

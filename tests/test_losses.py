@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import parameterized
 
-from ddr_jax import losses, protocol
+from ddr_jax.protocols import protocol
+from ddr_jax.train import losses
 
 GOLDEN = np.load(Path(__file__).parent / "goldens" / "losses.npz")
 STUDENT, TEACHER = GOLDEN["student"], GOLDEN["teacher"]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddr_jax import metrics
+from ddr_jax.scores import metrics
 from ddr_jax.types import InputError
 
 
@@ -114,5 +114,5 @@ def test_shapes_that_do_not_broadcast_are_named():
 
 
 def test_importing_metrics_does_not_import_jax():
-    code = "import sys, ddr_jax.metrics; sys.exit('jax' in sys.modules)"
+    code = "import sys, ddr_jax.scores.metrics; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

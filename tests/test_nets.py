@@ -20,7 +20,7 @@ from flax import traverse_util
 from ddr_jax import nets
 from ddr_jax.nets import layers
 from ddr_jax.nets.vit import Attention
-from ddr_jax.protocol import Described
+from ddr_jax.protocols.protocol import Described
 from ddr_jax.types import InputError
 
 FOLDER = Path(__file__).parent / "goldens"

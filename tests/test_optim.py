@@ -10,7 +10,8 @@ import numpy as np
 import optax
 import pytest
 
-from ddr_jax import optim, protocol
+from ddr_jax.protocols import protocol
+from ddr_jax.train import optim
 from ddr_jax.types import InputError
 
 GOLDENS = Path(__file__).parent / "goldens"

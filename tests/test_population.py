@@ -6,11 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddr_jax import population, train
-from ddr_jax.arms import _held_out
-from ddr_jax.population import Execution, train_population
-from ddr_jax.protocol import DSA, Protocol
-from ddr_jax.train import Program, Student, TrainingData
+from ddr_jax.protocols.protocol import DSA, Protocol
+from ddr_jax.train import population
+from ddr_jax.train import student as training
+from ddr_jax.train.arms import _held_out
+from ddr_jax.train.population import Execution, train_population
+from ddr_jax.train.student import Program, Student, TrainingData
 from ddr_jax.types import InputError
 
 SERIAL = Execution("serial")
@@ -127,7 +128,7 @@ def test_students_are_stored_apart_by_all_that_their_last_digits_depend_on():
 def test_equal_programs_compile_once(real, data, monkeypatch):
     chex.clear_trace_counter()
     population._compiled.cache_clear()
-    monkeypatch.setattr(train, "train_epochs", chex.assert_max_traces(train.train_epochs, n=1))
+    monkeypatch.setattr(training, "train_epochs", chex.assert_max_traces(training.train_epochs, n=1))
     tests = _held_out(real)[0]
     for protocol, count in (
         (PROTOCOL, 2),

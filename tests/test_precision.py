@@ -8,11 +8,11 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from ddr_jax import train
 from ddr_jax.nets.layers import InstanceNorm
 from ddr_jax.nets.precision import arithmetic
-from ddr_jax.protocol import Protocol
-from ddr_jax.train import HeldOut, Program, Student, TrainingData
+from ddr_jax.protocols.protocol import Protocol
+from ddr_jax.train import student as training
+from ddr_jax.train.student import HeldOut, Program, Student, TrainingData
 
 ONE = jnp.ones(1)
 STUDENTS = ("ConvNet-2-BN", "ConvNet-2", "MLP")
@@ -35,8 +35,8 @@ def data(real):
 
 
 def trained(prog, data, precision, epochs=2):
-    state = train.start(prog, student(), data)
-    run = jax.jit(train.train_epochs, static_argnums=(0, 6))
+    state = training.start(prog, student(), data)
+    run = jax.jit(training.train_epochs, static_argnums=(0, 6))
     return run(prog, state, student(), data, 0, epochs, precision).variables
 
 
@@ -52,9 +52,9 @@ def products(jaxpr):
 
 def step(net, data, precision):
     prog = program(net)
-    state = jax.eval_shape(lambda: train.start(prog, student(), data))
+    state = jax.eval_shape(lambda: training.start(prog, student(), data))
     traced = jax.make_jaxpr(
-        lambda s: train.train_step(prog, s, student(), data, jnp.arange(30), jax.random.key(0), precision)
+        lambda s: training.train_step(prog, s, student(), data, jnp.arange(30), jax.random.key(0), precision)
     )
     return list(products(traced(state)))
 
@@ -76,12 +76,12 @@ def test_in_bfloat16_all_products_but_the_heads_are_of_bfloat16(data, net):
 
 def test_float32_is_bit_for_bit_what_a_cpu_computes_anyway(data, monkeypatch):
     stated = trained(program("ConvNet-1-BN"), data, "float32")
-    monkeypatch.setattr(train, "arithmetic", lambda precision: contextlib.nullcontext())
+    monkeypatch.setattr(training, "arithmetic", lambda precision: contextlib.nullcontext())
     chex.assert_trees_all_equal(stated, trained(program("ConvNet-1-BN", 3), data, "float32"))
 
 
 def test_bfloat16_trains_about_as_well_and_keeps_weights_and_statistics_in_float32(real, data):
-    prog, size = program("ConvNet-1-BN", 10), train.HELD_OUT_MULTIPLE
+    prog, size = program("ConvNet-1-BN", 10), training.HELD_OUT_MULTIPLE
     images, labels = (np.resize(a, (size, *a.shape[1:])) for a in (real.test.images, real.test.labels))
     tests = HeldOut(images, labels, np.ones((1, size), bool))
     variables = {precision: trained(prog, data, precision, 10) for precision in ("float32", "bfloat16")}
@@ -89,7 +89,7 @@ def test_bfloat16_trains_about_as_well_and_keeps_weights_and_statistics_in_float
     chex.assert_trees_all_close(*variables.values(), atol=0.1)
     assert not np.array_equal(*(v["params"]["head"]["kernel"] for v in variables.values()))
     accuracies = [
-        train.test(prog, train.State(v, None), tests, size, precision, None)[0].item() / size
+        training.test(prog, training.State(v, None), tests, size, precision, None)[0].item() / size
         for precision, v in variables.items()
     ]
     assert accuracies[0] > 0.8

@@ -4,10 +4,10 @@ from dataclasses import fields, replace
 
 import pytest
 
-from ddr_jax import presets
-from ddr_jax.presets import DDRANKING_GRID, PRESETS, preset
-from ddr_jax.protocol import DSA, Chain, CutMix, PatchShuffle, Protocol, ResizedCrop, real
-from ddr_jax.result import Settings
+from ddr_jax.protocols import presets
+from ddr_jax.protocols.presets import DDRANKING_GRID, PRESETS, preset
+from ddr_jax.protocols.protocol import DSA, Chain, CutMix, PatchShuffle, Protocol, ResizedCrop, real
+from ddr_jax.protocols.settings import Settings
 from ddr_jax.types import InputError
 
 METHODS = ("dc", "dsa", "dm", "mtt", "datm", "sre2l", "cda", "rded", "gvbsm", "edc", "d4m", "dwa")

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from ddr_jax.protocol import (
+from ddr_jax.protocols.protocol import (
     DSA,
     NAMED_AUGMENTATIONS,
     OPERATIONS,

@@ -10,8 +10,8 @@ import pytest
 from absl.testing import parameterized
 from PIL import Image, ImageEnhance, ImageOps
 
-from ddr_jax import randaugment
-from ddr_jax.protocol import RandAugment
+from ddr_jax.augment import randaugment
+from ddr_jax.protocols.protocol import RandAugment
 from ddr_jax.types import InputError
 
 CONFIG = RandAugment(magnitude=9)  # of 30: three tenths

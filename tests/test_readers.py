@@ -6,7 +6,7 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-from ddr_jax import readers
+from ddr_jax.data import readers
 from ddr_jax.types import InputError, InputWarning
 
 RNG = np.random.default_rng(0)

@@ -4,7 +4,7 @@ import chex
 import numpy as np
 import pytest
 
-from ddr_jax.readout import Choice, Rate, choices, optimism, read
+from ddr_jax.scores.readout import Choice, Rate, choices, optimism, read
 from ddr_jax.types import ArmTable, InputError
 
 

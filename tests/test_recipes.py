@@ -2,10 +2,10 @@
 
 import pytest
 
-from ddr_jax import recipes
-from ddr_jax.datasets import DATASETS
+from ddr_jax.data.datasets import DATASETS
 from ddr_jax.nets.names import find
-from ddr_jax.protocol import Protocol
+from ddr_jax.protocols import recipes
+from ddr_jax.protocols.protocol import Protocol
 
 
 @pytest.mark.parametrize(("dataset", "student"), sorted(recipes._RECIPES))

@@ -4,9 +4,11 @@ import json
 import numpy as np
 import pytest
 
-from ddr_jax import metrics, report
-from ddr_jax.protocol import DSA, Protocol
-from ddr_jax.result import Result, Settings, load_result
+from ddr_jax.protocols.protocol import DSA, Protocol
+from ddr_jax.protocols.settings import Settings
+from ddr_jax.results import report
+from ddr_jax.results.result import Result, load_result
+from ddr_jax.scores import metrics
 from ddr_jax.types import ArmTable, DistilledSets, InputError
 
 ACCURACIES = {  # by arm: sets × seeds

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ddr_jax import metrics
-from ddr_jax.stability import agreement, first_between, joint, kendall, sweep
+from ddr_jax.scores import metrics
+from ddr_jax.scores.stability import agreement, first_between, joint, kendall, sweep
 from ddr_jax.types import InputError
 
 

@@ -2,7 +2,7 @@ import chex
 import numpy as np
 import pytest
 
-from ddr_jax.store import Store, identity
+from ddr_jax.train.store import Store, identity
 from ddr_jax.types import InputWarning
 
 

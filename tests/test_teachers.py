@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ddr_jax import coresets, nets, teachers
-from ddr_jax.teachers import Teachers, load_teachers
+from ddr_jax import nets
+from ddr_jax.train import teachers
+from ddr_jax.train.teachers import Teachers, load_teachers
 from ddr_jax.types import InputError
 
 
@@ -41,7 +42,7 @@ def test_teachers_compute_in_float32_where_products_are_faster_and_less_precise(
         if of == "logits":
             teachers.label(net, Teachers.of(net, [variables]).variables, images, batch=3)
         else:
-            coresets.features(net, variables, images, batch=3)
+            teachers.features(net, variables, images, batch=3)
     assert set(seen) == {"float32"}
 
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from ddr_jax import nets, train
-from ddr_jax.protocol import DSA, OPTIMIZERS, SCHEDULES, Mixup, Protocol
-from ddr_jax.train import HeldOut, Program, Student, TrainingData
+from ddr_jax import nets
+from ddr_jax.protocols.protocol import DSA, OPTIMIZERS, SCHEDULES, Mixup, Protocol
+from ddr_jax.train import student as training
+from ddr_jax.train.student import HeldOut, Program, Student, TrainingData
 
 
 class OneRowPerImage(nn.Module):
@@ -50,8 +51,8 @@ def program(protocol: Protocol, net=None, classes: int = 2) -> Program:
 
 
 def run(prog, who, data, epochs):
-    state = train.start(prog, who, data)
-    return jax.jit(train.train_epochs, static_argnums=0)(prog, state, who, data, 0, epochs)
+    state = training.start(prog, who, data)
+    return jax.jit(training.train_epochs, static_argnums=0)(prog, state, who, data, 0, epochs)
 
 
 def test_an_epoch_uses_every_image_once_and_the_ragged_batch_at_its_own_size():
@@ -83,8 +84,8 @@ def test_training_in_two_calls_equals_training_in_one():
     data = TrainingData(
         jax.random.normal(jax.random.key(1), (1, 10, 8, 8, 1)), jax.nn.one_hot(jnp.arange(10) % 2, 2)[None]
     )
-    part = jax.jit(train.train_epochs, static_argnums=0)
-    state = train.start(prog, who, data)
+    part = jax.jit(training.train_epochs, static_argnums=0)
+    state = training.start(prog, who, data)
     halves = part(prog, part(prog, state, who, data, 0, 2), who, data, 2, 4)
     chex.assert_trees_all_equal(halves, part(prog, state, who, data, 0, 4))
 
@@ -175,18 +176,18 @@ def test_mixtures_mix_targets_that_teachers_then_replace():
 def test_teachers_are_averaged_as_logits():
     variables = {"params": {"rows": np.float32([[[4.0, 0.0]] * 3, [[0.0, 2.0]] * 3])}}
     images = np.eye(3, dtype=np.float32).reshape(3, 1, 3, 1)
-    logits = train.teachers.mean_logits(OneRowPerImage(), variables, images)
+    logits = training.teachers.mean_logits(OneRowPerImage(), variables, images)
     chex.assert_trees_all_close(logits, np.float32([[2.0, 1.0]] * 3))
 
 
 def test_test_counts_the_images_of_each_split_that_are_right():
     prog = program(Protocol(student="ConvNet-2", width=4), classes=3)
     data = TrainingData(np.zeros((1, 3, 8, 8, 1), np.float32), np.eye(3, dtype=np.float32)[None])
-    state = train.start(prog, student(), data)
-    images = np.asarray(jax.random.normal(jax.random.key(1), (2 * train.HELD_OUT_MULTIPLE, 8, 8, 1)))
+    state = training.start(prog, student(), data)
+    images = np.asarray(jax.random.normal(jax.random.key(1), (2 * training.HELD_OUT_MULTIPLE, 8, 8, 1)))
     labels = np.arange(len(images)) % 3
     splits = np.stack([np.arange(len(images)) < 100, np.arange(len(images)) >= 300])
-    hits, diverged = train.test(prog, state, HeldOut(images, labels, splits), 32, "float32", None)
+    hits, diverged = training.test(prog, state, HeldOut(images, labels, splits), 32, "float32", None)
     right = np.asarray(nets.apply(prog.net, state.variables, images).argmax(-1)) == labels
     np.testing.assert_array_equal(hits, [right[:100].sum(), right[300:].sum()])
     assert not diverged
@@ -195,6 +196,6 @@ def test_test_counts_the_images_of_each_split_that_are_right():
 def test_a_student_whose_weights_are_not_finite_has_diverged():
     prog = program(Protocol(epochs=3, batch_size=10), OneRowPerImage())
     state = run(prog, student(lr=jnp.float32(1e30), weight_decay=jnp.float32(1e10)), one_hot_images(10), 3)
-    images = np.zeros((train.HELD_OUT_MULTIPLE, 1, 10, 1), np.float32)
+    images = np.zeros((training.HELD_OUT_MULTIPLE, 1, 10, 1), np.float32)
     tests = HeldOut(images, np.zeros(len(images), np.int32), np.ones((1, len(images)), bool))
-    assert train.test(prog, state, tests, 256, "float32", None)[1]
+    assert training.test(prog, state, tests, 256, "float32", None)[1]

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddr_jax import memory, train
 from ddr_jax.nets import kernels, triton
-from ddr_jax.protocol import Protocol
-from ddr_jax.train import Program, Student, TrainingData
+from ddr_jax.protocols.protocol import Protocol
+from ddr_jax.train import devices
+from ddr_jax.train import student as training
+from ddr_jax.train.student import Program, Student, TrainingData
 
 STUDENTS = 2
 
@@ -112,10 +113,10 @@ def traced(precision):
     ones = jnp.ones(STUDENTS)
     keys = jax.vmap(jax.random.key)(jnp.arange(STUDENTS))
     students = Student(keys, *[jnp.zeros(STUDENTS, jnp.int32)] * 2, *[ones] * 7, augment=ones > 0)
-    state = jax.vmap(lambda student: train.start(program, student, data))(students)
+    state = jax.vmap(lambda student: training.start(program, student, data))(students)
 
     def train_all(state, students):
-        return jax.vmap(lambda s, t: train.train_epochs(program, s, t, data, 0, 1, precision))(state, students)
+        return jax.vmap(lambda s, t: training.train_epochs(program, s, t, data, 0, 1, precision))(state, students)
 
     with mock.patch.object(jax, "default_backend", return_value="gpu"):
         return jax.jit(train_all).trace(state, students)
@@ -143,6 +144,8 @@ def test_a_gpus_kernels_are_lowered_for_it():
 def test_of_a_kernel_its_results_alone_need_memory():
     x, parameter, statistic = jnp.zeros((64, 8, 8, 16)), jnp.zeros(16), jnp.zeros((64, 16))
     pooled = jnp.zeros((64, 4, 4, 16))
-    needed = memory.intermediates(triton.norm_relu_pool_gradient, x, parameter, parameter, statistic, statistic, pooled)
-    flattened = memory.size((x, pooled))
-    assert flattened + 2 * memory.size((x, statistic)) < needed < flattened + 2 * memory.size((x, statistic)) + 10_000
+    needed = devices.intermediates(
+        triton.norm_relu_pool_gradient, x, parameter, parameter, statistic, statistic, pooled
+    )
+    flattened = devices.size((x, pooled))
+    assert flattened + 2 * devices.size((x, statistic)) < needed < flattened + 2 * devices.size((x, statistic)) + 10_000

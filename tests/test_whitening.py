@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from ddr_jax import report, whitening
+from ddr_jax.data import spaces
+from ddr_jax.data.spaces import fit
+from ddr_jax.results import report
 from ddr_jax.types import DistilledSets, InputError, RealData, Split
-from ddr_jax.whitening import fit
 
 GOLDEN = {  # of ddranking 0.2.0, whose features are in the order of (K, H, W)
     key: np.moveaxis(array, 1, -1) for key, array in np.load(Path(__file__).parent / "goldens" / "zca.npz").items()
@@ -54,10 +55,10 @@ def test_pixels_come_back_from_kips_whitening_but_for_brightness_and_contrast():
     np.testing.assert_allclose(np.sqrt(np.square(back - GREY.mean()).mean()), GREY.std(), rtol=1e-3)
 
 
-@pytest.mark.parametrize("kind", whitening.KINDS)
+@pytest.mark.parametrize("kind", spaces.KINDS)
 def test_chunks_do_not_change_the_result(monkeypatch, kind):
     whole = fit(PIXELS, kind).apply(PIXELS)
-    monkeypatch.setattr(whitening, "_CHUNK", 7)
+    monkeypatch.setattr(spaces, "_CHUNK", 7)
     np.testing.assert_allclose(fit(PIXELS, kind).apply(PIXELS), whole, atol=1e-5)
 
 

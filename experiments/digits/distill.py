@@ -3,7 +3,7 @@
 Commands:  python experiments/digits/distill.py
            python experiments/digits/distill.py --real FOLDER --ipc 1 --rate 2 --iterations 300 --out SET.npz
 Time:      2 minutes on two CPU cores (Xeon, AVX-512)
-Expected:  the bundled set, ddr_jax/data/digits_dm_ipc10.npz; `ddr-jax demo` then gives its students a test accuracy of
+Expected:  the bundled set, the one in ddr_jax/data/bundled; `ddr-jax demo` then gives its students a test accuracy of
            0.970 with DSA and 0.963 without, random images' students 0.931 and 0.916 (means over 5 seeds)
 
 Distribution matching (Zhao & Bilen 2023, arXiv 2110.04181): images are moved so that, in the feature space of
@@ -22,13 +22,14 @@ import numpy as np
 import optax
 
 import ddr_jax as ddr
-from ddr_jax import datasets, nets
+from ddr_jax import nets
+from ddr_jax.data import datasets
 
 REAL_BATCH = 64  # real images per class and iteration
 IPC, ITERATIONS, RATE = 10, 12_000, 20.0  # rates of 1 and 200, and fewer iterations, gave less on the validation split
 MOMENTUM = 0.5  # of the images, as the rate
 WIDTH = 32
-DEFAULT = Path(__file__).parents[2] / "ddr_jax" / "data" / "digits_dm_ipc10.npz"
+DEFAULT = Path(__file__).parents[2] / "ddr_jax" / "data" / "bundled" / "digits_dm_ipc10.npz"
 
 
 def by_class(split, num_classes: int) -> np.ndarray:

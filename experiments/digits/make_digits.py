@@ -1,4 +1,4 @@
-"""Make ddr_jax/data/digits.npz, the small real dataset that the package carries.
+"""Make ddr_jax/data/bundled/digits.npz, the small real dataset that the package carries.
 
 Command:  python experiments/digits/make_digits.py [OUT.npz]      (needs scikit-learn)
 Time:     2 s on 2 CPU cores
@@ -15,7 +15,7 @@ from sklearn.model_selection import train_test_split
 
 from ddr_jax.types import fingerprint
 
-BUNDLED = Path(__file__).parents[2] / "ddr_jax" / "data" / "digits.npz"
+BUNDLED = Path(__file__).parents[2] / "ddr_jax" / "data" / "bundled" / "digits.npz"
 WHITE = 16  # the value of a pixel of 1
 
 

@@ -19,11 +19,11 @@ import numpy as np
 import run
 
 import ddr_jax as ddr
-from ddr_jax import metrics
+from ddr_jax.scores import metrics
 from ddr_jax.types import InputError
 
 if TYPE_CHECKING:
-    from ddr_jax.arms import Runner
+    from ddr_jax.train.arms import Runner
 
 OWN = ("hlr", "ior", "real_hard")
 BEGIN = "<!-- table: made by leaderboard.py -->"

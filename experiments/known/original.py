@@ -229,8 +229,8 @@ def run_ours(work: Path) -> dict[str, Any]:
     from dataclasses import replace
 
     import ddr_jax as ddr
-    from ddr_jax import presets
-    from ddr_jax.protocol import real
+    from ddr_jax.protocols import presets
+    from ddr_jax.protocols.protocol import real
 
     ddr.use_cpu_cores(2)
     preset = presets.find("ddranking-0.2.0")

@@ -32,15 +32,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import ddr_jax as ddr
-from ddr_jax import datasets, distilled, presets
-from ddr_jax.files import check_writable, write_atomically
-from ddr_jax.intervals import t_interval
+from ddr_jax.data import datasets, distilled
+from ddr_jax.data.files import check_writable, write_atomically
 from ddr_jax.nets import names
-from ddr_jax.protocol import Protocol, augmentation, augmentation_from_dict, to_dict
+from ddr_jax.protocols import presets
+from ddr_jax.protocols.protocol import Protocol, augmentation, augmentation_from_dict, to_dict
+from ddr_jax.scores.intervals import t_interval
 from ddr_jax.types import InputError, InputWarning, RealData, nearest
 
 if TYPE_CHECKING:
-    from ddr_jax.arms import Runner
+    from ddr_jax.train.arms import Runner
 
 HERE = Path(__file__).resolve().parent
 SHARED = HERE.parents[2] / "shared" / "data"
@@ -415,8 +416,8 @@ def measure(line: Line, sources: Sources, runner: Runner) -> dict[str, Any]:
 
 def _measure_real(line: Line, protocol: Protocol, real: RealData, key: Any, runner: Runner) -> dict[str, Any]:
     """Students of real images: all of them, or a draw of its own for each seed."""
-    from ddr_jax.arms import Arm, TrainingSet, train_arms
-    from ddr_jax.readout import read
+    from ddr_jax.scores.readout import read
+    from ddr_jax.train.arms import Arm, TrainingSet, train_arms
 
     real = (datasets.with_validation if protocol.chooses_on_validation else datasets.without_validation)(real)
 
@@ -440,8 +441,8 @@ def run_line(kind: Kind, line: Line, sources: Sources, file: Path, runner: Runne
     """Measures a line and writes its file; if it is stopped, the file keeps the time that it has taken."""
     import jax
 
-    from ddr_jax import provenance
-    from ddr_jax.population import default_execution
+    from ddr_jax.train import provenance
+    from ddr_jax.train.population import default_execution
 
     wanted, before = asked(line, sources.data), _recorded(file)
     spent = before["seconds"] if before and before["asked"] == wanted else 0.0
@@ -675,7 +676,7 @@ def _due(chosen: list[Line], records: dict[str, Any], options: argparse.Namespac
 
 
 def _run_lines(kind: Kind, due, lines, records, sources: Sources, out: Path, options: argparse.Namespace) -> None:
-    from ddr_jax.arms import Runner
+    from ddr_jax.train.arms import Runner
 
     stop = time.monotonic() + 60 * options.max_minutes
 

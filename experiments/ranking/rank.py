@@ -26,14 +26,17 @@ import jax
 import numpy as np
 
 import ddr_jax as ddr
-from ddr_jax import coresets, demo, nets
-from ddr_jax.arms import Arm, TrainingSet, train_arms
-from ddr_jax.comparison import compare_results
-from ddr_jax.datasets import with_validation
-from ddr_jax.distilled import prepare
-from ddr_jax.protocol import augmentation
-from ddr_jax.protocol import real as real_protocol
-from ddr_jax.readout import read
+from ddr_jax import nets
+from ddr_jax.data import baselines
+from ddr_jax.data.datasets import with_validation
+from ddr_jax.data.distilled import prepare
+from ddr_jax.protocols import demo
+from ddr_jax.protocols.protocol import augmentation
+from ddr_jax.protocols.protocol import real as real_protocol
+from ddr_jax.results.comparison import compare_results
+from ddr_jax.scores.readout import read
+from ddr_jax.train import teachers
+from ddr_jax.train.arms import Arm, TrainingSet, train_arms
 from ddr_jax.types import DistilledSets, RealData
 
 KEY = 0
@@ -56,7 +59,7 @@ def teacher_features(real: RealData, settings: ddr.Settings, runner: ddr.Runner)
     table = finished.tables["teacher"]
     rate = read(table, protocol.readout).rate[0, 0]
     net = nets.build(protocol.student, width=protocol.width, num_classes=real.num_classes)
-    return coresets.features(net, finished.weights[table.students[0, rate, 0]], real.train.images)
+    return teachers.features(net, finished.weights[table.students[0, rate, 0]], real.train.images)
 
 
 def save_coresets(
@@ -64,12 +67,12 @@ def save_coresets(
 ) -> dict[str, DistilledSets]:
     """Every baseline as a distilled set, of several runs where it varies with the generator."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, baseline in coresets.BASELINES.items():
-        runs = range(draws if name in coresets.VARYING else 1)
+    for name, baseline in baselines.BASELINES.items():
+        runs = range(draws if name in baselines.VARYING else 1)
         each = [baseline(real, counts, features, np.random.default_rng((KEY, run))) for run in runs]
         images, labels = map(np.stack, zip(*each, strict=True))
         ddr.save_distilled(folder / f"{name}.npz", images, labels, space="normalised", mean=real.mean, std=real.std)
-    return {name: prepare(ddr.load_distilled(folder / f"{name}.npz"), real) for name in coresets.BASELINES}
+    return {name: prepare(ddr.load_distilled(folder / f"{name}.npz"), real) for name in baselines.BASELINES}
 
 
 def read_options() -> argparse.Namespace:

@@ -19,9 +19,9 @@ from pathlib import Path
 import jax
 
 import ddr_jax as ddr
-from ddr_jax import demo
-from ddr_jax.comparison import Comparison, compare_results
-from ddr_jax.protocol import real as real_protocol
+from ddr_jax.protocols import demo
+from ddr_jax.protocols.protocol import real as real_protocol
+from ddr_jax.results.comparison import Comparison, compare_results
 
 KEY, REPETITIONS, SEEDS = 0, 20, 5
 PROTOCOL = replace(demo.PROTOCOL, width=16, epochs=60, lr=(0.3,))

@@ -1,0 +1,211 @@
+"""The command line: an evaluation from its options, and its files.
+
+Only modules without JAX are imported above the line where an evaluation begins, so that help and mistakes are
+answered at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
+from rich.text import Text
+
+from ddr_jax.cli import configs, options
+from ddr_jax.cli.options import Evaluation, Running
+from ddr_jax.data import datasets, distilled
+from ddr_jax.data.files import check_writable
+from ddr_jax.protocols import demo
+from ddr_jax.results import comparison, report
+from ddr_jax.types import DistilledSets, InputError, InputWarning, RealData
+
+if TYPE_CHECKING:
+    from ddr_jax.protocols.settings import Settings
+    from ddr_jax.results.result import Result
+    from ddr_jax.train.teachers import Teachers
+
+MAX_CPU_DEVICES = 8  # each holds its own copy of the data
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns 0, or 2 after a message on standard error if the caller made a mistake."""
+    warnings.showwarning = _show_warning
+    try:
+        command = options.parse(list(sys.argv[1:] if arguments is None else arguments))
+        _compare(command) if isinstance(command, options.Compare) else _run(command)
+    except InputError as error:
+        print(f"ddr-jax: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("ddr-jax: interrupted; finished students are in the cache, if it is on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    if issubclass(category, InputWarning):
+        print(f"ddr-jax: warning: {message}", file=sys.stderr)
+    else:
+        print(warnings.formatwarning(message, category, filename, lineno, line), file=sys.stderr, end="")
+
+
+def _compare(command: options.Compare) -> None:
+    if command.out.suffix != ".json":
+        raise InputError(f"--out is {command.out}; expected a name that ends in .json")
+    check_writable(command.out.parent)
+    compared = comparison.compare_results(
+        comparison.load_results(*command.results), by=command.by, may_differ=command.may_differ
+    )
+    compared.save(command.out)
+    print(f"{compared}\nComparison: {command.out}")
+
+
+def _run(command: Running) -> None:
+    out = _out_file(command)
+    if not 0 <= command.key < 2**32:
+        raise InputError(f"--key is {command.key}; expected a whole number from 0 to 2**32 − 1")
+    options.settings(command)  # mistakes among the options are answered before data is read
+    files, real = _inputs(command)
+    settings = options.settings(command, real.flips, real.name)
+    sets = distilled.prepare(files, real)
+    _check_ipc(command, sets)
+    for folder in (out.parent, command.cache) if command.store else (out.parent,):
+        check_writable(folder)
+    _start_jax(command)
+
+    import jax
+
+    from ddr_jax import evaluate
+    from ddr_jax.results import cross
+    from ddr_jax.train import arms, population, store
+
+    default = population.default_execution()
+    execution = dataclasses.replace(
+        default,
+        mode=default.mode if command.execution == "auto" else command.execution,
+        devices=command.devices,
+        precision=command.precision,
+    )
+    kept = store.Store(command.cache) if command.store else None
+    for note in getattr(command, "notes", ()):
+        print(f"ddr-jax: {note}", file=sys.stderr)
+    students = getattr(command, "students", ())
+    with progress_bars() as on_progress:
+        asked = {"key": jax.random.key(command.key), "runner": arms.Runner(kept, execution, on_progress)}
+        if students:
+            found = evaluate.cross_architecture(sets, real, settings, students, **asked)
+        else:
+            given = _given_teachers(command, settings, real)
+            found = evaluate.score(sets, real, settings, **asked, given_teachers=given)
+    found.save(out)
+    config = out.with_suffix(".yaml")
+    configs.write(config, options.name_of(command), options.plain(command, settings))
+    if isinstance(found, cross.CrossArchitecture):
+        print(f"{found}\nResult: {out}\nConfiguration: {config}")
+    else:
+        _show(found, sets, real, out.with_suffix(".png"))
+        print(f"Result: {out}\nPicture: {out.with_suffix('.png')}\nConfiguration: {config}")
+
+
+def _show(result: Result, sets: DistilledSets, real: RealData, picture: Path) -> None:
+    report.save_picture(result, sets, real, picture)
+    report.show(result)
+    times = result.times
+    print(f"{times['students_trained']} students trained, {times['students_reused']} reused, {times['seconds']} s")
+
+
+def _out_file(command: Running) -> Path:
+    """Where the result goes."""
+    name = options.name_of(command)
+    sets = command.sets if isinstance(command, Evaluation) else ()
+    out = command.out or Path("results", "-".join([name, *(path.stem for path in sets[:1])]) + ".json")
+    if out.suffix != ".json":
+        raise InputError(f"--out is {out}; expected a name that ends in .json (the picture takes .png beside it)")
+    if out.is_dir():
+        raise InputError(f"--out is {out}, which is a folder; name a file in it")
+    return out
+
+
+def _inputs(command: Running) -> tuple[Sequence[distilled.Distilled], RealData]:
+    if not isinstance(command, Evaluation):
+        return demo.distilled_set(), datasets.load_dataset("digits")
+    labels = command.labels_file[0] if len(command.labels_file) == 1 else command.labels_file or None
+    files = distilled.load_distilled(
+        *command.sets, labels=labels, space=command.space, layout=command.layout, soft=command.soft_labels
+    )
+    real = datasets.load_dataset(
+        command.real, size=command.size, data_dir=command.data_dir, download=command.download, zca=command.zca
+    )
+    return files, real
+
+
+def _check_ipc(command: Running, sets: DistilledSets) -> None:
+    ipc = getattr(command, "ipc", None)
+    if ipc is None:
+        return
+    counts = np.bincount(sets.labels[0])
+    if (counts != ipc).any():
+        raise InputError(
+            f"ipc is {ipc}, but {sets.names[0]} has {counts.min()} to {counts.max()} images per class: is it the right "
+            "set? Leave --ipc out to score it all the same"
+        )
+
+
+def _given_teachers(command: Running, settings: Settings, real: RealData) -> Teachers | None:
+    if not isinstance(command, Evaluation) or not command.teacher_weights:
+        return None
+    from ddr_jax.train.teachers import load_teachers
+
+    protocol = settings.teacher_protocol
+    return load_teachers(*command.teacher_weights, real=real, student=protocol.student, width=protocol.width)
+
+
+def _start_jax(command: Running) -> None:
+    """Programs kept from earlier starts; and one CPU device per core, unless an accelerator is there."""
+    from ddr_jax.train.devices import use_compilation_cache
+    from ddr_jax.train.population import use_cpu_cores
+
+    use_compilation_cache(command.cache / "programs")
+    use_cpu_cores(command.devices or min(os.cpu_count() or 1, MAX_CPU_DEVICES))
+
+
+class _Speed(ProgressColumn):
+    """Images trained on per second, lately."""
+
+    def render(self, task: Task) -> Text:
+        """The rate as text."""
+        return Text("" if task.speed is None else f"{task.speed:,.0f} images/s")
+
+
+@contextlib.contextmanager
+def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar per population on standard error: arms, images per second, time left; gives the callback that moves it."""
+    share = TextColumn("{task.percentage:3.0f} %")
+    label = TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1))
+    columns = (label, BarColumn(bar_width=20), share, _Speed(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        console.width = report.WIDTH
+    with Progress(*columns, console=console, expand=True) as progress:
+        tasks: dict[tuple[str, int], TaskID] = {}
+
+        def advance(label: str, done: int, total: int) -> None:
+            if (label, total) not in tasks:
+                tasks[label, total] = progress.add_task(label, total=total)
+            progress.advance(tasks[label, total], done)
+
+        yield advance
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""Real data as it is published in folders: MNIST's idx files, CIFAR's batches, images by split and class.
+
+Each reader gives what an `.npz` of real data would hold: `x_train`, `y_train`, `x_test`, `y_test`, and perhaps
+`x_validation`, `y_validation`: images (N, ...) and class indices (N,).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ddr_jax.data.readers import class_names, pick, read_classes, read_idx, read_images, read_pickle, require_file
+from ddr_jax.types import InputError
+
+KINDS = (
+    "train-images-idx3-ubyte.gz and its three companions (MNIST, Fashion-MNIST), data_batch_1 to 5 and test_batch "
+    "(cifar-10-batches-py), train, test and meta (cifar-100-python), or train/CLASS/*.png with val/CLASS or test/CLASS"
+)
+NO_SIZE = "a size is for folders of images by class, which are resized as they are read; leave it out"
+_TEST_SPLITS = ("val", "test")
+_LIST = "val_annotations.txt"  # Tiny ImageNet's, of the classes of val/images
+
+
+@dataclass(frozen=True)
+class Tree:
+    """An ImageNet-like folder: how many class folders a complete one has, and which of them make up the dataset.
+
+    `size` is the side that images are resized to by default. `chosen` are positions among the class folders' sorted
+    names, in the order of the dataset's classes; None is all of them.
+    """
+
+    size: int
+    classes: int
+    chosen: tuple[int, ...] | None = None
+
+
+def kind(folder: Path) -> str | None:
+    """How a folder holds real data: "idx", "cifar10", "cifar100" or "images"; None if in no way that is known."""
+    if (folder / "train-images-idx3-ubyte.gz").is_file():
+        return "idx"
+    if (folder / "data_batch_1").is_file():
+        return "cifar10"
+    if (folder / "train").is_file() and (folder / "meta").is_file():
+        return "cifar100"
+    if (folder / "train").is_dir() and any((folder / split).is_dir() for split in _TEST_SPLITS):
+        return "images"
+    return None
+
+
+def read_folder(folder: Path, size: tuple[int, int] | None = None, tree: Tree | None = None) -> dict[str, np.ndarray]:
+    """The arrays of a folder of any `kind`; `size` and `tree` are for those of images.
+
+    Raises `InputError` for a folder of no known kind and for files that are missing, damaged or inconsistent.
+    """
+    found = kind(folder)
+    if found == "images":
+        return _read_tree(folder, size or (tree and (tree.size, tree.size)), tree)
+    if size is not None:
+        raise InputError(f"{folder}: {NO_SIZE}")
+    if found is None:
+        raise InputError(f"{folder}: holds no real data in a form that is known: {KINDS}")
+    return _read_idx(folder) if found == "idx" else _read_cifar(folder, found)
+
+
+def _read_idx(folder: Path) -> dict[str, np.ndarray]:
+    raw = {}
+    for split, stem in (("train", "train"), ("test", "t10k")):
+        raw[f"x_{split}"] = read_idx(folder / f"{stem}-images-idx3-ubyte.gz")
+        raw[f"y_{split}"] = read_idx(folder / f"{stem}-labels-idx1-ubyte.gz")
+    return raw
+
+
+def _read_cifar(folder: Path, name: str) -> dict[str, np.ndarray]:
+    train, test = ([f"data_batch_{i}" for i in range(1, 6)], ["test_batch"])
+    if name == "cifar100":
+        train, test = ["train"], ["test"]
+    key = b"labels" if name == "cifar10" else b"fine_labels"
+    raw = {}
+    for split, files in (("train", train), ("test", test)):
+        batches = [_cifar_batch(folder / file, key) for file in files]
+        images, labels = zip(*batches, strict=True)
+        raw[f"x_{split}"], raw[f"y_{split}"] = np.concatenate(images), np.concatenate(labels)
+    return raw
+
+
+def _cifar_batch(path: Path, key: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, 32, 32, 3) uint8 and labels (N,) of one file, whose rows hold one channel after another."""
+    content = read_pickle(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: not a batch of CIFAR, which is a dictionary; download it again")
+    batch = pick(content, (b"data", key), (), path)
+    pixels = np.asarray(batch[b"data"])
+    if pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != 3 * 32 * 32:
+        raise InputError(f"{path}: data must be uint8 of shape (N, 3072), got {pixels.dtype} {pixels.shape}")
+    return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), np.asarray(batch[key])
+
+
+def _read_tree(folder: Path, size: tuple[int, int] | None, tree: Tree | None) -> dict[str, np.ndarray]:
+    """Splits of images by class: `val` is the test split, or the validation split where `test` has classes too.
+
+    Of a `tree`, `val` is always the test split. It may be as Tiny ImageNet's is: `val/images` and a list.
+    """
+    classes = class_names(folder / "train")
+    # As published, the test images of ImageNet's family have no labels and lie in no folders of classes.
+    labelled = [
+        split for split in _TEST_SPLITS if _has_class(folder / split, classes) or (folder / split / _LIST).is_file()
+    ]
+    present = labelled or ["val"]
+    if tree is not None:
+        classes, present = _choose(folder, classes, tree), ["val"]
+    names = dict(zip(present, ("test",) if len(present) == 1 else ("validation", "test"), strict=True))
+    raw = {}
+    for source, split in {"train": "train", **names}.items():
+        raw[f"x_{split}"], raw[f"y_{split}"] = _read_split(folder, source, size, classes)
+    return raw
+
+
+def _has_class(folder: Path, classes: Sequence[str]) -> bool:
+    return any((folder / name).is_dir() for name in classes)
+
+
+def _read_split(
+    folder: Path, split: str, size: tuple[int, int] | None, classes: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    if (folder / split / _LIST).is_file() and not _has_class(folder / split, classes):
+        return _read_listed(folder / split, size, classes)
+    _check_classes(folder, split, classes)
+    return read_classes(folder / split, size, classes)
+
+
+def _read_listed(folder: Path, size: tuple[int, int] | None, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Images and class indices by a list with a line for each image: its file, its class and more, between tabs."""
+    lines = [line.split() for line in (folder / _LIST).read_text().splitlines() if line.strip()]
+    index = {name: i for i, name in enumerate(classes)}
+    for number, line in enumerate(lines, 1):
+        if len(line) < 2 or line[1] not in index:
+            raise InputError(
+                f"{folder / _LIST}: line {number} must begin with an image's file and a class that train has too, got "
+                f"{' '.join(line[:2])!r}; download the dataset again"
+            )
+    if not lines:
+        raise InputError(f"{folder / _LIST}: lists no images; download the dataset again")
+    paths = [folder / "images" / file for file, *_ in lines]
+    for path in paths:
+        require_file(path)
+    return read_images(paths, size), np.array([index[name] for _, name, *_ in lines])
+
+
+def _choose(folder: Path, classes: Sequence[str], tree: Tree) -> list[str]:
+    if len(classes) != tree.classes:
+        raise InputError(
+            f"{folder / 'train'}: holds {len(classes)} class folders where {tree.classes} are expected, since classes "
+            "are known by their position among all; give the folder's own path to use it with the classes it has"
+        )
+    return [classes[i] for i in (tree.chosen or range(tree.classes))]
+
+
+def _check_classes(folder: Path, split: str, classes: Sequence[str]) -> None:
+    missing = [name for name in classes if not (folder / split / name).is_dir()]
+    if missing:
+        raise InputError(
+            f"{folder / split}: has no folder for {len(missing)} of {len(classes)} classes, first {missing[0]}; sort "
+            "its images into the same class folders as those of train (ImageNet's val is published in one folder)"
+        )

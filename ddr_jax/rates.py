@@ -1,0 +1,91 @@
+"""Grids of learning rates that follow from a result: extended where its best rate lies at an end, or halved."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ddr_jax.protocols.protocol import Protocol
+from ddr_jax.protocols.settings import Settings
+from ddr_jax.results.result import Result
+
+FRACTION = 4  # halving tries the whole grid for 1 / FRACTION of the epochs
+
+
+def extended(result: Result) -> Settings | None:
+    """The settings with the protocol's grid one rate longer at each end where an arm chose; None if no arm did.
+
+    All arms of sets and baselines get the longer grid, so that every one has the same number of tries; the new rate
+    stands to the end as the end to its neighbour. The real-hard students' grid is extended likewise, on its own.
+    """
+    settings, at_ends = result.settings, {"protocol": set(), "real_protocol": set()}
+    for arm, found in result.choices.items():
+        own = "real_protocol" if arm in ("real-hard", "teacher") else "protocol"
+        if result.tables[arm].lrs == getattr(settings, own).lr:  # not a grid that was given for this arm alone
+            at_ends[own] |= {choice.edge for choice in found} - {None}
+    if not any(at_ends.values()):
+        return None
+    longer = {
+        name: replace(getattr(settings, name), lr=_longer(getattr(settings, name).lr, ends))
+        for name, ends in at_ends.items()
+    }
+    return replace(settings, **longer)
+
+
+def shortened(settings: Settings) -> Settings:
+    """The settings of a halving's first round: the same grids, for a fraction of the epochs."""
+    return replace(settings, **{name: _short(getattr(settings, name)) for name in ("protocol", "real_protocol")})
+
+
+def halved(settings: Settings, tried: Result) -> Settings:
+    """The settings with the better half of every grid, by the validation accuracies of the first round.
+
+    Arms of one grid keep each other's better halves, so that every one has the same tries.
+    """
+
+    def better(arms: tuple[str, ...], rates: tuple[float, ...]) -> tuple[float, ...]:
+        kept = [_better_half(tried, arm) for arm in arms if arm in tried.tables]
+        return tuple(rate for rate in rates if any(rate in half for half in kept)) or rates
+
+    tables = set(tried.tables)
+    of_sets = tuple(sorted(arm for arm in tables if arm.startswith("syn-")))
+    of_baselines = tuple(sorted(arm for arm in tables if arm.startswith("rdm-")))
+    shared = of_sets + of_baselines if settings.random_lr is None else of_sets
+    grids: dict[str, Any] = {
+        "protocol": replace(settings.protocol, lr=better(shared, settings.protocol.lr)),
+        "real_protocol": replace(
+            settings.real_protocol, lr=better(("real-hard", "teacher"), settings.real_protocol.lr)
+        ),
+    }
+    if settings.hard_lr is not None:
+        grids["hard_lr"] = better(("syn-hard",), settings.hard_lr)
+    if settings.random_lr is not None:
+        grids["random_lr"] = better(of_baselines, settings.random_lr)
+    return replace(settings, **grids)
+
+
+def _longer(rates: tuple[float, ...], ends: set[str]) -> tuple[float, ...]:
+    grid = sorted(rates)
+    below = [grid[0] * grid[0] / grid[1]] if "lowest" in ends else []
+    above = [grid[-1] * grid[-1] / grid[-2]] if "highest" in ends else []
+    # rounded to what people write, so that extending twice from different grids meets the same rates
+    return tuple(float(f"{rate:.6g}") for rate in [*below, *grid, *above])
+
+
+def _short(protocol: Protocol) -> Protocol:
+    epochs = max(protocol.epochs // FRACTION, 1)
+    step_size = protocol.step_size and max(protocol.step_size // FRACTION, 1)
+    every = protocol.test_every and min(protocol.test_every, epochs)
+    warmup = min(protocol.warmup // FRACTION, epochs - 1)
+    return replace(protocol, epochs=epochs, step_size=step_size, test_every=every, warmup=warmup)
+
+
+def _better_half(tried: Result, arm: str) -> set[float]:
+    """The better half of an arm's rates, the middle one included, for any of its sets."""
+    table = tried.tables[arm]
+    if table.validation is None:
+        return set(table.lrs)
+    order = np.argsort(-table.validation[..., -1].mean(-1), axis=1, kind="stable")
+    return {table.lrs[r] for row in order for r in row[: -(-len(table.lrs) // 2)]}

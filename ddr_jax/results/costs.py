@@ -1,0 +1,105 @@
+"""What a distilled set costs to keep: bytes of its images and of its labels, and a teacher's work."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from ddr_jax.types import InputError
+
+if TYPE_CHECKING:
+    from ddr_jax.protocols.protocol import Protocol
+
+FLOAT = 4  # bytes of a float32
+UNITS = ("B", "kB", "MB", "GB", "TB", "PB")  # powers of 1,000
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What one student needs of a set, in bytes before compression.
+
+    Attributes:
+        images_uint8: N · H · W · K, a byte for each channel of each pixel. Distilled pixels are rarely whole numbers of
+            256 levels, so a set that is to stay what it is costs `images_float32`.
+        images_float32: four times that.
+        labels: which labels these are, one of `protocol.LABELS`.
+        labels_stored: all labels of one training, kept. ``hard``: N class indices of as few bytes as C classes need;
+            ``soft``: N · C float32; ``teacher``: epochs · N · C float32, since every batch of every epoch is labelled
+            anew. What the augmentation drew is not counted: a seed brings it back.
+        labels_recomputed: ``teacher`` only: the teachers' weights as float32, kept instead of their labels; None if
+            their size is unknown or no teacher is needed.
+        teacher_passes: forward passes of single images through single teachers that recomputing takes in one
+            training, epochs · N · teachers; 0 but for ``teacher``.
+    """
+
+    images_uint8: int
+    images_float32: int
+    labels: str
+    labels_stored: int
+    labels_recomputed: int | None
+    teacher_passes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name, as plain data."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        images = f"images {human(self.images_uint8)} (uint8) or {human(self.images_float32)} (float32)"
+        if self.labels != "teacher":
+            return f"{images}; {self.labels} labels {human(self.labels_stored)}"
+        weights = "weights" if self.labels_recomputed is None else f"{human(self.labels_recomputed)} of weights"
+        return (
+            f"{images}; teachers' labels {human(self.labels_stored)} if kept, or {weights} and "
+            f"{self.teacher_passes:,} forward passes per training"
+        )
+
+
+def label_cost(
+    protocol: Protocol,
+    images: tuple[int, int, int, int],
+    num_classes: int,
+    teacher_parameters: int | None = None,
+    teachers: int = 1,
+) -> Costs:
+    """The costs of a set of `images` (N, H, W, K) of C classes, trained on by a protocol.
+
+    `teacher_parameters` counts the numbers that one teacher consists of, running statistics included, and `teachers`
+    how many there are; both matter only where the protocol's labels are a teacher's.
+
+    Raises:
+        InputError: if a size is not 1 or more.
+    """
+    for name, size in (*(("images", size) for size in images), ("num_classes", num_classes), ("teachers", teachers)):
+        if size < 1:
+            raise InputError(f"{name} has size {size}; expected 1 or more")
+    n, pixels = images[0], math.prod(images)
+    by_teacher = protocol.labels == "teacher"
+    stored = {
+        "hard": n * _index_bytes(num_classes),
+        "soft": n * num_classes * FLOAT,
+        "teacher": protocol.epochs * n * num_classes * FLOAT,
+    }
+    weights = teachers * teacher_parameters * FLOAT if by_teacher and teacher_parameters is not None else None
+    return Costs(
+        images_uint8=pixels,
+        images_float32=pixels * FLOAT,
+        labels=protocol.labels,
+        labels_stored=stored[protocol.labels],
+        labels_recomputed=weights,
+        teacher_passes=protocol.epochs * n * teachers if by_teacher else 0,
+    )
+
+
+def human(size: int) -> str:
+    """Bytes in the largest unit (powers of 1,000) that leaves 1 or more, to three digits: 999 B, 1.23 MB, 45.6 GB."""
+    unit, value = 0, float(f"{size:.3g}")
+    while value >= 1000 and unit < len(UNITS) - 1:
+        unit, value = unit + 1, value / 1000
+    digits = max(0, 2 - int(math.log10(max(value, 1)))) if unit else 0
+    return f"{value:.{digits}f} {UNITS[unit]}"
+
+
+def _index_bytes(num_classes: int) -> int:
+    """Bytes of a class index: ⌈log₂ C / 8⌉, at least 1."""
+    return max(1, math.ceil((num_classes - 1).bit_length() / 8))

@@ -1,0 +1,233 @@
+"""Methods compared over the same seeds: paired tests, groups that cannot be told apart, seeds that would do.
+
+Scores are arrays (methods, S) float64 of any quantity of which more is better. Methods are paired by seed: what a
+seed does to all alike, such as its real and random students, cancels in their differences. Pairing by position is
+still valid, and gains nothing, where methods had seeds of their own.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import special
+
+from ddr_jax.scores.intervals import Interval, t_interval
+from ddr_jax.types import InputError
+
+LEVEL, POWER = 0.05, 0.8
+MANY_SEEDS = 1_000_000
+CERTAIN = 9.0  # standard deviations: a normal variable is beyond them with probability 1e-19
+HALVINGS = 60
+
+
+@dataclass(frozen=True)
+class Chance:
+    """A probability in [0, 1] and its interval, (...) float64 each."""
+
+    value: np.ndarray | np.float64
+    low: np.ndarray | np.float64
+    high: np.ndarray | np.float64
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two methods, by their positions; the mean of `better` is the higher one, or they are equal.
+
+    Attributes:
+        difference: of their means, with the interval of this pair alone.
+        p: of the two-sided paired t-test of this pair alone.
+        adjusted: the same after Holm's correction for all pairs.
+        distinct: whether `adjusted` is at most the level.
+        chance: that `better` has the higher score on a new seed (see `chance_of_better`).
+        seeds: how many would separate them (see `seeds_to_separate`) at the level's equal share among all pairs.
+    """
+
+    better: int
+    worse: int
+    difference: Interval
+    p: float
+    adjusted: float
+    distinct: bool
+    chance: Chance
+    seeds: int | None
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Methods in order of their means.
+
+    Attributes:
+        order: positions of the methods, the highest mean first.
+        means: (methods,) with an interval each, in the order in which the scores were given.
+        pairs: all of them, in order of rank.
+        letters: (methods,) of each method's groups: two share a letter exactly where they cannot be told apart.
+    """
+
+    order: tuple[int, ...]
+    means: tuple[Interval, ...]
+    pairs: tuple[Pair, ...]
+    letters: tuple[str, ...]
+
+
+def rank(scores: ArrayLike, level: float = LEVEL, power: float = POWER) -> Ranking:
+    """Ranks methods by their mean scores (methods, S) and tests every pair.
+
+    The probability that any two equal methods are called distinct is at most `level`; intervals cover 1 − level.
+
+    Raises:
+        InputError: if there are fewer than two seeds, a score is not finite, or `level` or `power` is not strictly
+            between 0 and 1.
+    """
+    scores = np.asarray(scores, np.float64)
+    _check_seeds(scores)
+    means = tuple(t_interval(row, 1 - level) for row in scores)
+    order = tuple(sorted(range(len(means)), key=lambda method: -means[method].mean))
+    couples = list(combinations(order, 2))
+    p = np.array([paired_t_test(scores[a], scores[b]) for a, b in couples])
+    adjusted = holm(p)
+    pairs = tuple(
+        Pair(
+            better=a,
+            worse=b,
+            difference=t_interval(scores[a] - scores[b], 1 - level),
+            p=float(p[i]),
+            adjusted=float(adjusted[i]),
+            distinct=bool(adjusted[i] <= level),
+            chance=chance_of_better(scores[a], scores[b], 1 - level),
+            seeds=seeds_to_separate(scores[a], scores[b], power, level / len(couples)),
+        )
+        for i, (a, b) in enumerate(couples)
+    )
+    found = groups(order, ((pair.better, pair.worse) for pair in pairs if pair.distinct))
+    return Ranking(order, means, pairs, letters(found, len(order)))
+
+
+def paired_t_test(a: ArrayLike, b: ArrayLike) -> np.ndarray:
+    """The two-sided p-value (...) of Student's t-test that a and b (..., S), paired by seed, have equal means.
+
+    1 where a and b are equal seed by seed, 0 where they differ by the same amount on every seed.
+    """
+    effect, n = _effect(a, b)
+    return 2 * special.stdtr(n - 1, -np.sqrt(n) * np.abs(effect))
+
+
+def holm(p: ArrayLike) -> np.ndarray:
+    """The p-values (..., m) of m tests, adjusted so that they hold their level together, however they depend.
+
+    Holm 1979, A Simple Sequentially Rejective Multiple Test Procedure, Scandinavian Journal of Statistics 6.
+    """
+    p = np.asarray(p, np.float64)
+    order = np.argsort(p, axis=-1)
+    factors = np.arange(p.shape[-1], 0, -1)
+    rising = np.maximum.accumulate(np.take_along_axis(p, order, -1) * factors, axis=-1)
+    adjusted = np.empty_like(p)
+    np.put_along_axis(adjusted, order, np.minimum(rising, 1), -1)
+    return adjusted
+
+
+def chance_of_better(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Chance:
+    """P(A > B) + ½ P(A = B) on a new seed, from a and b (..., S): Φ(d) of their differences' mean / deviation d.
+
+    It is about one seed and not about means: a small difference that every seed shows has chance 1. Differences
+    are taken as normal; the interval inverts the noncentral t distribution of √S · d, and has no width where all
+    seeds differ by the same amount, unless that is 0.
+    Cumming & Finch 2001, Educational and Psychological Measurement 61.
+    """
+    effect, n = _effect(a, b)
+    size = np.abs(effect)
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    near, far = (np.where(np.isfinite(size), _effect_exceeded(size, n, tail), size) for tail in tails)
+    low, high = np.where(effect < 0, -far, near), np.where(effect < 0, -near, far)
+    return Chance(special.ndtr(effect), special.ndtr(low), special.ndtr(high))
+
+
+def _effect_exceeded(size: np.ndarray, n: int, tail: float) -> np.ndarray:
+    """The true effect, within ± CERTAIN, at which an observed one of `size` or more (...) has probability `tail`."""
+    statistic = np.sqrt(n) * np.where(np.isfinite(size), size, 0)
+    low, high = np.full_like(statistic, -CERTAIN), np.full_like(statistic, CERTAIN)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        rare = special.nctdtr(n - 1, np.sqrt(n) * middle, statistic) > 1 - tail
+        low, high = np.where(rare, middle, low), np.where(rare, high, middle)
+    return (low + high) / 2
+
+
+def power_of(effect: ArrayLike, n: ArrayLike, level: float = LEVEL) -> np.ndarray:
+    """The probability (...) that the two-sided paired t-test over n seeds finds a true effect.
+
+    `effect` is the differences' mean / standard deviation over seeds. Cohen 1988, Statistical Power Analysis for the
+    Behavioral Sciences, chapter 2.
+    """
+    n = np.asarray(n, np.float64)
+    critical = special.stdtrit(n - 1, 1 - level / 2)
+    shift = np.sqrt(n) * np.minimum(np.abs(effect), 100)  # finite, and enough for two seeds
+    # P(T(δ) < −c) as P(T(−δ) > c): nctdtr gives nothing for far negative values
+    found = 2 - special.nctdtr(n - 1, shift, critical) - special.nctdtr(n - 1, -shift, critical)
+    return np.where(shift > critical + CERTAIN, 1.0, found)  # where nctdtr gives nothing at some n
+
+
+def seeds_to_separate(a: ArrayLike, b: ArrayLike, power: float = POWER, level: float = LEVEL) -> int | None:
+    """How many seeds, 2 or more, let the paired t-test find a difference such as that of a and b (S,) with `power`.
+
+    It takes the observed mean and deviation for the true ones, and is as uncertain as they are. None where the
+    means are equal or a million seeds would not do.
+
+    Raises:
+        InputError: as `rank`.
+    """
+    for name, value in (("power", power), ("level", level)):
+        if not 0 < value < 1:
+            raise InputError(f"{name} is {value}; expected strictly between 0 and 1")
+    effect, _ = _effect(a, b)
+    if effect == 0 or power_of(effect, MANY_SEEDS, level) < power:
+        return None
+    few, enough = 1, MANY_SEEDS
+    while enough - few > 1:
+        middle = (few + enough) // 2
+        few, enough = (few, middle) if power_of(effect, middle, level) >= power else (middle, enough)
+    return enough
+
+
+def groups(order: Sequence[int], distinct: Iterable[tuple[int, int]]) -> tuple[tuple[int, ...], ...]:
+    """The largest groups of methods no two of which are distinct, each in the order given, the best group first.
+
+    Found by insertion and absorption (Piepho 2004, Journal of Computational and Graphical Statistics 13): a group
+    with a distinct pair becomes two, without the one and without the other, and groups within others are dropped.
+    """
+    place = {method: i for i, method in enumerate(order)}
+    found = [frozenset(order)]
+    for a, b in distinct:
+        whole = [group for group in found if not {a, b} <= group]
+        split = [group - {out} for group in found if {a, b} <= group for out in (a, b)]
+        split = [group for group in split if not any(group < other for other in split + whole)]
+        found = list(dict.fromkeys(whole + [group for group in split if group not in whole]))
+    ordered = (tuple(sorted(group, key=place.__getitem__)) for group in found)
+    return tuple(sorted(ordered, key=lambda group: [place[method] for method in group]))
+
+
+def letters(found: Sequence[Sequence[int]], methods: int) -> tuple[str, ...]:
+    """Each method's groups as letters, a for the best group; numbers in brackets where the alphabet ends."""
+    names = [string.ascii_letters[i] if i < len(string.ascii_letters) else f"({i + 1})" for i in range(len(found))]
+    return tuple(
+        "".join(name for name, group in zip(names, found, strict=True) if method in group) for method in range(methods)
+    )
+
+
+def _effect(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, int]:
+    """Mean / standard deviation (...) of the differences over seeds, infinite where they are equal and not 0."""
+    difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
+    _check_seeds(difference)
+    offsets = difference - difference[..., :1]  # exactly 0 where all are equal
+    mean, deviation = difference[..., 0] + offsets.mean(-1), offsets.std(-1, ddof=1)
+    constant = np.where(mean == 0, 0.0, np.copysign(np.inf, mean))
+    return np.divide(mean, deviation, out=constant, where=deviation > 0), difference.shape[-1]
+
+
+def _check_seeds(values: np.ndarray) -> None:
+    if values.ndim == 0 or values.shape[-1] < 2:
+        raise InputError(f"scores have shape {values.shape}; a comparison needs two seeds or more on the last axis")
