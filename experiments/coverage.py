@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ddr_jax.scores import metrics, ranking, readout, stability
+from ddr_jax.scores import metrics, ranking, readout
 from ddr_jax.scores.intervals import Interval, bootstrap_interval, t_interval
 from ddr_jax.types import ArmTable
 
@@ -70,7 +70,7 @@ def quantities(a: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         "IOR (difference)": metrics.improvement_over_random(a["syn-any"], a["rdm-any"]),
         "LRS": lrs,
         "ARS": ars,
-        "joint": stability.joint(lrs, ars),
+        "joint": metrics.joint(lrs, ars),
     }
 
 

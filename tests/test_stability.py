@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 
 from ddr_jax.scores import metrics
-from ddr_jax.scores.stability import agreement, first_between, joint, kendall, sweep
+from ddr_jax.scores.stability import agreement, first_between, kendall, sweep
 from ddr_jax.types import InputError
 
 
@@ -63,4 +63,4 @@ def test_equal_methods_are_first_together_and_a_touch_is_no_interval():
 
 
 def test_the_joint_score_is_the_mean_of_both_seed_by_seed():
-    np.testing.assert_allclose(joint([0.2, 0.4], [0.4, 0.8]), [0.3, 0.6])
+    np.testing.assert_allclose(metrics.joint([0.2, 0.4], [0.4, 0.8]), [0.3, 0.6])

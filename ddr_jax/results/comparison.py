@@ -180,7 +180,7 @@ def compare_results(
     if "accuracy" in asked:
         scores["accuracy"] = _stack(results, by, "accuracy", 0)
     if len(ends) == 2:
-        scores["joint"] = stability.joint(scores["lrs"], scores["ars"])
+        scores["joint"] = metrics.joint(scores["lrs"], scores["ars"])
     return Comparison(tuple(methods), scores, ends, w, round(1 - first.level, 12), tuple(notes))
 
 

@@ -19,7 +19,7 @@ from ddr_jax.protocols.protocol import from_dict as protocol_from_dict
 from ddr_jax.protocols.settings import Settings
 from ddr_jax.results import report
 from ddr_jax.results.costs import Costs, label_cost
-from ddr_jax.scores import metrics, stability
+from ddr_jax.scores import metrics
 from ddr_jax.scores.intervals import Components, Interval, bootstrap_interval, t_interval, variance_components
 from ddr_jax.scores.readout import Choice, Reading, choices, optimism, read
 from ddr_jax.types import ArmTable, InputError
@@ -157,7 +157,7 @@ class Result:
                 arm["syn-aug"], arm["rdm-aug"], arm["syn-noaug"], arm["rdm-noaug"], weight
             )
             if "lrs" in asked:
-                values["joint"] = stability.joint(values["lrs"], values["ars"])
+                values["joint"] = metrics.joint(values["lrs"], values["ars"])
             if original:
                 values["ars_of_percentages"] = metrics.of_percentages(values["ars"])
         return values

@@ -15,6 +15,11 @@ from ddr_jax.types import InputError
 Score = np.ndarray | np.float64
 
 
+def accuracy(syn_any: ArrayLike) -> Score:
+    """The accuracy itself, once it is checked."""
+    return _fractions(syn_any=syn_any)[0]
+
+
 def hard_label_recovery(real_hard: ArrayLike, syn_hard: ArrayLike) -> Score:
     """HLR = acc(real, hard) − acc(syn, hard), in [−1, 1]; lower is better."""
     real_hard, syn_hard = _fractions(real_hard=real_hard, syn_hard=syn_hard)
@@ -54,6 +59,14 @@ def augmentation_robust_score(
         syn_aug=syn_aug, rdm_aug=rdm_aug, syn_noaug=syn_noaug, rdm_noaug=rdm_noaug, weight=weight
     )
     return normalise(weight * (syn_aug - rdm_aug) + (1 - weight) * (syn_noaug - rdm_noaug))
+
+
+def joint(lrs: ArrayLike, ars: ArrayLike) -> Score:
+    """One number for those who want one: the mean of LRS and ARS, seed by seed (...), in [0, 1], higher is better.
+
+    Our definition; the paper (arXiv 2505.13300) keeps the two apart.
+    """
+    return (np.asarray(lrs, np.float64) + np.asarray(ars, np.float64)) / 2
 
 
 def normalise(alpha: ArrayLike) -> Score:

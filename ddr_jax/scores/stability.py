@@ -71,11 +71,3 @@ def _first(at_start: np.ndarray, at_end: np.ndarray) -> tuple[float, float] | No
         if right < 0:
             high = min(high, left / (left - right))
     return (low, high) if low < high else None
-
-
-def joint(lrs: ArrayLike, ars: ArrayLike) -> np.ndarray:
-    """One number for those who want one: the mean of LRS and ARS, seed by seed (...), in [0, 1], higher is better.
-
-    Our definition; the paper (arXiv 2505.13300) keeps the two apart.
-    """
-    return (np.asarray(lrs, np.float64) + np.asarray(ars, np.float64)) / 2
