@@ -84,8 +84,7 @@ if TYPE_CHECKING:
     from ddr_jax.data.datasets import load_dataset
     from ddr_jax.data.distilled import Distilled, load_distilled, save_distilled
     from ddr_jax.evaluate import accuracy, augmentation_robust_score, cross_architecture, label_robust_score, score
-    from ddr_jax.protocols.presets import preset
-    from ddr_jax.protocols.protocol import (
+    from ddr_jax.protocols.augmentations import (
         DSA,
         Chain,
         Crop,
@@ -93,10 +92,11 @@ if TYPE_CHECKING:
         DCAugmentation,
         Mixup,
         PatchShuffle,
-        Protocol,
         RandAugment,
         ResizedCrop,
     )
+    from ddr_jax.protocols.presets import preset
+    from ddr_jax.protocols.protocol import Protocol
     from ddr_jax.protocols.settings import Settings
     from ddr_jax.results.comparison import compare_results, load_results
     from ddr_jax.results.result import Result, load_result

@@ -1,13 +1,18 @@
-"""The scores of distilled sets, end to end: sets to arms, arms to a table, the table to a result."""
+"""The scores of distilled sets, end to end: sets to arms, arms to a table, the table to a result.
+
+A new arm is a builder in `ARMS`; `scores.table` says which arms a score takes.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -17,95 +22,159 @@ import numpy as np
 from ddr_jax import nets, rates
 from ddr_jax.data import baselines, datasets, distilled
 from ddr_jax.data.distilled import Distilled
-from ddr_jax.protocols.protocol import Protocol, augmentation, of_pixels
-from ddr_jax.protocols.protocol import real as default_real_protocol
+from ddr_jax.protocols import presets
+from ddr_jax.protocols.augmentations import augmentation, of_pixels
+from ddr_jax.protocols.plain import knobs, verify
+from ddr_jax.protocols.protocol import Protocol
 from ddr_jax.protocols.settings import Settings
 from ddr_jax.results.cross import CrossArchitecture
 from ddr_jax.results.result import Result
 from ddr_jax.scores.readout import read
+from ddr_jax.scores.table import arms_of
 from ddr_jax.train import provenance
-from ddr_jax.train.arms import Arm, Finished, Runner, TrainingSet, train_arms
-from ddr_jax.train.population import default_execution
+from ddr_jax.train.arms import Arm, Finished, OnProgress, Runner, TrainingSet, train_arms
+from ddr_jax.train.losses import soften
+from ddr_jax.train.population import Execution, default_execution
 from ddr_jax.train.store import Store
 from ddr_jax.train.teachers import Teachers, label, teacher_features
-from ddr_jax.types import DistilledSets, InputError, RealData, fingerprint
+from ddr_jax.types import DistilledSets, InputError, RealData, fingerprint, nearest
 
 DRAWS = 2**31 - 1  # the stream of random subsets; seeds are far below it
+OF_RESULTS = ("scores", "protocol", "key", "given_teachers")  # settings that are no further arguments of `score`
 
 Sets = Distilled | Sequence[Distilled] | DistilledSets
 
 
-def accuracy(
+def score(
     sets: Sets,
     real: RealData,
-    protocol: Protocol | None = None,
+    protocol: Protocol | str | None = None,
+    scores: Sequence[str] = ("lrs",),
     *,
-    key: jax.Array | None = None,
-    runner: Runner | None = None,
-    given_teachers: Teachers | None = None,
+    key: jax.Array | int | None = None,
+    store: str | PathLike[str] | None = None,
+    execution: Execution | None = None,
+    on_progress: OnProgress | None = None,
+    teachers: Teachers | int = 1,
     **options: Any,
 ) -> Result:
-    """Test accuracy of students trained on each distilled set; arguments as for `label_robust_score`."""
-    settings = _defaults("accuracy", protocol or Protocol(), options)
-    return score(sets, real, settings, key=key, runner=runner, given_teachers=given_teachers)
+    """Scores of distilled sets (DD-Ranking, arXiv 2505.13300), with every arm's accuracies, in one evaluation.
 
-
-def label_robust_score(
-    sets: Sets,
-    real: RealData,
-    protocol: Protocol | None = None,
-    *,
-    key: jax.Array | None = None,
-    runner: Runner | None = None,
-    given_teachers: Teachers | None = None,
-    **options: Any,
-) -> Result:
-    """HLR, IOR and LRS of distilled sets (arXiv 2505.13300), with every arm's accuracies.
-
-    With hard labels the syn-hard arm is the syn-any arm, augmentation included; with soft or teacher labels it is
-    the same protocol with hard labels and without augmentation.
+    Arms share students wherever they agree. With hard labels the syn-hard arm is the syn-any arm, augmentation
+    included; with soft or teacher labels it is the same protocol with hard labels and without augmentation.
 
     Args:
-        sets: what `load_distilled` gave, or sets that were prepared already.
+        sets: distilled sets, all with the same number of images in each class.
         real: the real data that the sets stand for.
-        protocol: of students trained on the sets and on the random baselines; None is `Protocol()`.
-        key: the root of all randomness; None is `jax.random.key(0)`.
-        runner: store, execution and progress; None keeps nothing and shows nothing.
-        given_teachers: what `load_teachers` gave; None trains teachers by `real_protocol` where they are needed.
-        **options: further fields of `result.Settings`: seeds, weight, real_protocol (by default
-            `protocol.real(protocol)`), real_accuracy, teachers, interval, level.
+        protocol: of students trained on the sets and on the random baselines, or the name of a preset. None is
+            `Protocol()`, and with DSA where a score compares augmentations, without flips where they change a class.
+        scores: names of `scores.table.SCORES`, such as accuracy, lrs, ars.
+        key: the root of all randomness, a key of `jax.random.key` or its seed. None is seed 0.
+        store: a folder where finished students are looked up and kept. None keeps nothing.
+        execution: how students use the devices. None is `default_execution()`.
+        on_progress: called with what is trained, the images trained on since the last call, and how many there are.
+        teachers: what `load_teachers` gave; or how many are trained by `real_protocol` where they are needed.
+        **options: further fields of `protocols.settings.Settings`, such as seeds, weight, real_protocol,
+            real_accuracy, baseline, interval and level.
+
+    Returns:
+        Every student's row, the accuracies of arms and the scores with their intervals, as fractions.
 
     Raises:
-        InputError: if a setting is out of range, or the sets do not fit the real data (see `distilled.prepare`).
+        InputError: if an argument has a wrong type or is out of range, or the sets do not fit the real data.
     """
-    settings = _defaults("lrs", protocol or Protocol(), options)
-    return score(sets, real, settings, key=key, runner=runner, given_teachers=given_teachers)
+    settings = _settings(real, protocol, tuple(scores), teachers, options)
+    given = teachers if isinstance(teachers, Teachers) else None
+    runner = Runner(None if store is None else Store(Path(store)), execution, on_progress)
+    return evaluate(sets, real, settings, key=_key(key), runner=runner, given_teachers=given)
+
+
+def accuracy(sets: Sets, real: RealData, protocol: Protocol | str | None = None, **options: Any) -> Result:
+    """Test accuracy of students trained on each distilled set; arguments as for `score`."""
+    return score(sets, real, protocol, ("accuracy",), **options)
+
+
+def label_robust_score(sets: Sets, real: RealData, protocol: Protocol | str | None = None, **options: Any) -> Result:
+    """HLR, IOR and LRS of distilled sets (arXiv 2505.13300); arguments as for `score`, `weight` being w."""
+    return score(sets, real, protocol, ("lrs",), **options)
 
 
 def augmentation_robust_score(
+    sets: Sets, real: RealData, protocol: Protocol | str | None = None, **options: Any
+) -> Result:
+    """ARS of distilled sets (arXiv 2505.13300); arguments as for `score`, `weight` being γ."""
+    return score(sets, real, protocol, ("ars",), **options)
+
+
+def cross_architecture(
     sets: Sets,
     real: RealData,
-    protocol: Protocol | None = None,
+    protocol: Protocol | str | None = None,
+    scores: Sequence[str] = ("lrs",),
     *,
-    key: jax.Array | None = None,
-    runner: Runner | None = None,
-    given_teachers: Teachers | None = None,
+    students: Sequence[str],
     **options: Any,
-) -> Result:
-    """ARS of distilled sets (arXiv 2505.13300); arguments as for `label_robust_score`, `weight` being γ.
+) -> CrossArchitecture:
+    """Scores the sets once for each of several architectures, all else equal; arguments as for `score`.
 
-    None as protocol is `Protocol` with DSA, without flips where they change a class.
+    Real-hard students and teachers have the same architecture.
+
+    Raises:
+        InputError: for fewer than two different architectures, and as `score` does.
     """
-    settings = _defaults("ars", protocol or Protocol(augment=augmentation("dsa", real.flips)), options)
-    return score(sets, real, settings, key=key, runner=runner, given_teachers=given_teachers)
+    protocol = _protocol(real, protocol, tuple(scores))
+
+    def one(student: str) -> Result:
+        of_real = options.get("real_protocol")
+        changed = {} if of_real is None else {"real_protocol": replace(of_real, student=student)}
+        return score(sets, real, replace(protocol, student=student), scores, **options | changed)
+
+    return _by_architecture(students, one)
 
 
-def _defaults(asked: str, protocol: Protocol, options: dict[str, Any]) -> Settings:
-    fields: dict[str, Any] = {"real_protocol": default_real_protocol(protocol), **options}
-    return Settings((asked,), protocol, **fields)
+def by_architecture(
+    sets: Sets, real: RealData, settings: Settings, students: Sequence[str], **options: Any
+) -> CrossArchitecture:
+    """The same of settings; `options` are those of `evaluate`."""
+
+    def one(student: str) -> Result:
+        protocols = {name: replace(getattr(settings, name), student=student) for name in ("protocol", "real_protocol")}
+        return evaluate(sets, real, replace(settings, **protocols), **options)
+
+    return _by_architecture(students, one)
 
 
-def score(
+def _by_architecture(students: Sequence[str], one: Callable[[str], Result]) -> CrossArchitecture:
+    if len(set(students)) < 2 or len(set(students)) < len(students):
+        raise InputError(f"students are {', '.join(students)}; name two or more different networks")
+    return CrossArchitecture({student: one(student) for student in students})
+
+
+def _settings(
+    real: RealData, protocol: Protocol | str | None, scores: tuple[str, ...], teachers: Any, options: dict[str, Any]
+) -> Settings:
+    valid = [knob.name for knob in knobs(Settings) if knob.name not in OF_RESULTS]
+    for name in options:
+        if name not in valid:
+            raise InputError(f"Unknown argument {name!r}: {nearest(name, valid)}")
+    count = 1 if isinstance(teachers, Teachers) else teachers
+    return Settings(scores, _protocol(real, protocol, scores), teachers=count, **options)
+
+
+def _protocol(real: RealData, protocol: Protocol | str | None, scores: tuple[str, ...]) -> Protocol:
+    if protocol is None:
+        compared = any(arm.endswith("-aug") for arm in arms_of(scores))
+        return Protocol(augment=augmentation("dsa", real.flips) if compared else None)
+    protocol = presets.preset(protocol) if isinstance(protocol, str) else protocol
+    verify("protocol", Protocol, protocol)
+    return protocol
+
+
+def _key(key: jax.Array | int | None) -> jax.Array:
+    return jax.random.key(key or 0) if isinstance(key, int | None) else key
+
+
+def evaluate(
     sets: Sets,
     real: RealData,
     settings: Settings,
@@ -114,7 +183,7 @@ def score(
     runner: Runner | None = None,
     given_teachers: Teachers | None = None,
 ) -> Result:
-    """Any of the scores in one evaluation, whose arms share students wherever they agree.
+    """The evaluation that settings ask for; `score` makes them of its arguments.
 
     `settings.key` and `settings.given_teachers` are filled in from the arguments, and grids become what extending and
     halving make of them. A validation split is held out of train if a rate has to be chosen; otherwise nothing is, and
@@ -123,7 +192,7 @@ def score(
     began, clock = datetime.now(UTC), time.perf_counter()
     key = jax.random.key(0) if key is None else key
     settings = replace(
-        settings,
+        presets.with_known_accuracy(settings, real.name),
         key=provenance.key_facts(key),
         given_teachers=None if given_teachers is None else given_teachers.digest,
     )
@@ -176,13 +245,14 @@ def _round(
     """One evaluation with the grids as they are."""
     source = _Source(sets, real, settings, key)
     first = train_arms(_real_arms(source), real, key=key, runner=runner)
-    labelers = given_teachers or _teachers(settings, real, first)
-    rest = train_arms(_arms(source, labelers), real, key=key, runner=runner)
+    source = replace(source, labelers=given_teachers or _teachers(settings, real, first))
+    arms = [build(source) for name, build in ARMS.items() if name in settings.arms]
+    rest = train_arms(arms, real, key=key, runner=runner)
     execution = runner.execution or default_execution()
     return Result(
         settings=settings,
         tables=first.tables | rest.tables,
-        data=_describe(sets, real, labelers),
+        data=_describe(sets, real, source.labelers),
         environment=provenance.environment(execution.arithmetic, execution.precision)
         | {"versions": provenance.versions()},
         times={
@@ -202,6 +272,7 @@ class _Source:
     real: RealData
     settings: Settings
     key: jax.Array
+    labelers: Teachers | None = None
 
     def one_hot(self, labels: np.ndarray) -> np.ndarray:
         return np.eye(self.real.num_classes, dtype=np.float32)[labels]
@@ -218,7 +289,7 @@ class _Source:
             return np.concatenate([truth, np.zeros_like(truth) if logits is None else logits], axis=-1)
         if protocol.labels != "soft":
             return truth
-        return np.asarray(jax.nn.softmax(logits / protocol.temperature, axis=-1), np.float32)
+        return np.asarray(soften(logits, protocol.temperature), np.float32)
 
     def distilled(self, protocol: Protocol) -> tuple[tuple[TrainingSet, ...], ...]:
         """The distilled sets with the protocol's labels, the same for every seed."""
@@ -231,18 +302,24 @@ class _Source:
             for name, images, target in zip(sets.names, sets.images, targets, strict=True)
         )
 
-    def baseline(self, labelers: Any) -> tuple[tuple[TrainingSet, ...], ...]:
+    @functools.cached_property
+    def synthetic(self) -> tuple[tuple[TrainingSet, ...], ...]:
+        """The distilled sets as their method wants."""
+        return self.distilled(self.settings.protocol)
+
+    @functools.cached_property
+    def baseline(self) -> tuple[tuple[TrainingSet, ...], ...]:
         """As many images per class as the sets hold, drawn anew for every seed if the baseline varies at all."""
         name, protocol = self.settings.baseline, self.settings.protocol
         counts = np.bincount(self.sets.labels[0], minlength=self.real.num_classes)
-        seen = teacher_features(labelers, self.real.train.images) if name in baselines.IN_FEATURES else None
+        seen = teacher_features(self.labelers, self.real.train.images) if name in baselines.IN_FEATURES else None
         draws = []
         for seed in range(self.settings.seeds if name in baselines.VARYING else 1):
             stream = jax.random.fold_in(jax.random.fold_in(self.key, DRAWS), seed)
             rng = np.random.default_rng(np.asarray(jax.random.key_data(stream)))
             images, labels = baselines.BASELINES[name](self.real, counts, seen, rng)
             soft = protocol.labels == "soft"
-            logits = label(labelers.net, labelers.variables, images) if soft else None
+            logits = label(self.labelers.net, self.labelers.variables, images) if soft else None
             draws.append(TrainingSet(name, images, self.targets(protocol, labels, logits)))
         return (tuple(draws * (self.settings.seeds // len(draws))),)
 
@@ -298,27 +375,32 @@ def _teachers(settings: Settings, real: RealData, finished: Finished) -> Teacher
     return Teachers.of(net, chosen)
 
 
-def _arms(source: _Source, labelers: Teachers | None) -> list[Arm]:
-    """The arms of every score that was asked for, on distilled sets and random baselines."""
-    settings, protocol, scores = source.settings, source.settings.protocol, source.settings.scores
-    syn, augmented = source.distilled(protocol), protocol.augment is not None
-    rdm = () if scores == ("accuracy",) else source.baseline(labelers)
-    arms = []
+def _syn(name: str, source: _Source, augmented: bool) -> Arm:
+    return Arm(name, source.settings.protocol, source.synthetic, augmented, source.labelers)
 
-    def add_pair(suffix: str, augmented: bool) -> None:
-        arms.append(Arm(f"syn-{suffix}", protocol, syn, augmented, labelers))
-        if rdm:
-            arms.append(Arm(f"rdm-{suffix}", settings.random_protocol, rdm, augmented, labelers))
 
-    if "accuracy" in scores or "lrs" in scores:
-        add_pair("any", augmented)
-    if "lrs" in scores:
-        plain = settings.hard_protocol
-        arms.append(Arm("syn-hard", plain, source.distilled(plain), settings.augments_hard))
-    if "ars" in scores:
-        add_pair("aug", True)
-        add_pair("noaug", False)
-    return arms
+def _rdm(name: str, source: _Source, augmented: bool) -> Arm:
+    return Arm(name, source.settings.random_protocol, source.baseline, augmented, source.labelers)
+
+
+def _augmented(source: _Source) -> bool:
+    return source.settings.protocol.augment is not None
+
+
+def _syn_hard(source: _Source) -> Arm:
+    protocol = source.settings.hard_protocol
+    return Arm("syn-hard", protocol, source.distilled(protocol), source.settings.augments_hard)
+
+
+ARMS: dict[str, Callable[[_Source], Arm]] = {  # in the order of results; real-hard arms are trained before
+    "syn-any": lambda source: _syn("syn-any", source, _augmented(source)),
+    "rdm-any": lambda source: _rdm("rdm-any", source, _augmented(source)),
+    "syn-hard": _syn_hard,
+    "syn-aug": lambda source: _syn("syn-aug", source, True),
+    "rdm-aug": lambda source: _rdm("rdm-aug", source, True),
+    "syn-noaug": lambda source: _syn("syn-noaug", source, False),
+    "rdm-noaug": lambda source: _rdm("rdm-noaug", source, False),
+}
 
 
 def _describe(sets: DistilledSets, real: RealData, labelers: Teachers | None) -> dict[str, Any]:
@@ -342,20 +424,3 @@ def _describe(sets: DistilledSets, real: RealData, labelers: Teachers | None) ->
     about_real = {"name": real.name, "classes": real.num_classes, "splits": real_splits}
     teacher = None if labelers is None else {"count": labelers.count, "parameters": labelers.parameters}
     return {"real": about_real, "sets": described, "teachers": teacher}
-
-
-def cross_architecture(
-    sets: Sets, real: RealData, settings: Settings, students: Sequence[str], **options: Any
-) -> CrossArchitecture:
-    """Scores the sets once for each of several networks, all else equal; `options` are those of `score`.
-
-    Real-hard students and teachers are of the same network. Raises InputError for fewer than two different ones, and
-    as `score` does.
-    """
-    if len(set(students)) < 2 or len(set(students)) < len(students):
-        raise InputError(f"students are {', '.join(students)}; name two or more different networks")
-    results = {}
-    for student in students:
-        protocols = {name: replace(getattr(settings, name), student=student) for name in ("protocol", "real_protocol")}
-        results[student] = score(sets, real, replace(settings, **protocols), **options)
-    return CrossArchitecture(results)

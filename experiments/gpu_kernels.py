@@ -30,7 +30,8 @@ import numpy as np
 from throughput import matrix_peak, operations, row
 
 from ddr_jax.nets import kernels, triton
-from ddr_jax.protocols.protocol import DSA, Protocol
+from ddr_jax.protocols.augmentations import DSA
+from ddr_jax.protocols.protocol import Protocol
 from ddr_jax.train import population
 from ddr_jax.train import student as training
 from ddr_jax.train.student import HeldOut, Program, State, Student, TrainingData
@@ -87,11 +88,8 @@ def formulated(name: str) -> Iterator[None]:
 
 def students(count: int) -> Student:
     """Students that differ by their keys."""
-    ones, zeros = jnp.ones(count), jnp.zeros(count, jnp.int32)
     keys = jax.vmap(jax.random.key)(jnp.arange(count))
-    numbers = {"lr": 0.01 * ones, "weight_decay": 5e-4 * ones, "momentum": 0.9 * ones}
-    scales = dict.fromkeys(("temperature", "loss_scale", "mse_weight", "ce_weight"), ones)
-    return Student(keys, zeros, zeros, **numbers, **scales, augment=ones > 0)
+    return Student.of([Protocol().row(lr=0.01, augmented=True)] * count, keys, [0] * count, [0] * count)
 
 
 def lowered(case: Case, program: Program, data: TrainingData, tests: HeldOut) -> Compiled:

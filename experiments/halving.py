@@ -24,7 +24,8 @@ import numpy as np
 
 import ddr_jax as ddr
 from ddr_jax.data import datasets
-from ddr_jax.protocols.protocol import Protocol, augmentation
+from ddr_jax.protocols.augmentations import augmentation
+from ddr_jax.protocols.protocol import Protocol
 from ddr_jax.protocols.protocol import real as real_protocol
 from ddr_jax.rates import FRACTION
 from ddr_jax.types import RealData

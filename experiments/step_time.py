@@ -93,13 +93,10 @@ def our_tasks(side: int, channels: int, width: int, steps: int, engine: str) -> 
     from ddr_jax.train import population
     from ddr_jax.train.student import HeldOut, Program, Student, TrainingData
 
-    program = Program.of(Protocol(student="ConvNet-3", width=width, batch_size=BATCH), CLASSES)
-    many = np.ones(students_of(engine), np.float32)
-    places = many.astype(np.int32) - 1
-    numbers = dict.fromkeys(("temperature", "loss_scale", "mse_weight", "ce_weight"), many)
-    numbers |= {"lr": 0.01 * many, "weight_decay": 5e-4 * many, "momentum": 0.9 * many, "augment": many == 0}
-    keys = jax.random.split(jax.random.key(0), len(many))
-    chosen = Student(key=keys, images=places, targets=places, **numbers)
+    protocol, count = Protocol(student="ConvNet-3", width=width, batch_size=BATCH), students_of(engine)
+    program, places = Program.of(protocol, CLASSES), [0] * count
+    keys = jax.random.split(jax.random.key(0), count)
+    chosen = Student.of([protocol.row(lr=0.01, augmented=False)] * count, keys, places, places)
     rng = np.random.default_rng(0)
     labels = np.arange(BATCH) % CLASSES
     images = rng.normal(size=(1, BATCH, side, side, channels)).astype(np.float32)

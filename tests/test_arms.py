@@ -5,7 +5,8 @@ import jax
 import numpy as np
 import pytest
 
-from ddr_jax.protocols.protocol import DSA, Protocol
+from ddr_jax.protocols.augmentations import DSA
+from ddr_jax.protocols.protocol import Protocol
 from ddr_jax.train import student as training
 from ddr_jax.train.arms import Arm, Runner, TrainingSet, train_arms
 from ddr_jax.train.population import Execution

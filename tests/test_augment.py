@@ -14,7 +14,7 @@ from absl.testing import parameterized
 
 from ddr_jax.augment import apply
 from ddr_jax.protocols import protocol
-from ddr_jax.protocols.protocol import DSA, Chain, Crop, DCAugmentation, Mixup, PatchShuffle, RandAugment
+from ddr_jax.protocols.augmentations import DSA, Chain, Crop, DCAugmentation, Mixup, PatchShuffle, RandAugment
 from ddr_jax.types import InputError
 
 # two of the original's six images; per image: NCHW, at the strengths of DSA's defaults

@@ -12,7 +12,7 @@ import pytest
 import ddr_jax as ddr
 from ddr_jax.cli import main, options
 from ddr_jax.data import datasets
-from ddr_jax.protocols import presets, protocol
+from ddr_jax.protocols import augmentations, presets
 from ddr_jax.train import population
 
 QUICK = ["--student", "ConvNet-1", "--width", "4", "--epochs", "2", "--real-epochs", "1", "--seeds", "2"]
@@ -118,8 +118,7 @@ def test_options_reach_the_settings(saved):
         *("--temperature", "3", "--scale-loss", "--augment", "dsa", "--dsa-strategy", "color_crop"),
         *("--real-lr", "0.3", "--real-epochs", "4", "--weight", "0.25", "--teachers", "2", "--readout", "best"),
     )
-    command = options.parse(["lrs", saved(), "--real", "digits", *given])
-    settings = options.settings(command, flips=False)
+    settings = options.settings(*options.parse(["lrs", saved(), "--real", "digits", *given]), flips=False)
     protocol = ddr.Protocol(
         lr=(0.1, 0.2),
         weight_decay=0.001,
@@ -139,12 +138,6 @@ def test_options_reach_the_settings(saved):
     assert (settings.weight, settings.teachers, settings.scores) == (0.25, 2, ("lrs",))
 
 
-@pytest.mark.parametrize("option", ["optimizer", "schedule", "clock", "labels", "loss", "readout"])
-def test_choices_are_those_of_the_protocol(option):
-    registry = {"loss": "LOSSES", "labels": "LABELS"}.get(option, f"{option}s".upper())
-    assert get_args(get_type_hints(options.Evaluation)[option]) == getattr(protocol, registry)
-
-
 def test_executions_are_those_of_populations():
     assert get_args(get_type_hints(options.Running)["execution"]) == ("auto", *population.MODES)
 
@@ -155,10 +148,6 @@ def test_devices_that_share_batches_are_in_the_result_and_its_configuration(save
     devices = jax.local_device_count()
     assert json.loads(Path("r.json").read_text())["environment"]["execution"] == f"shared by {devices}"
     assert "execution: shared" in Path("r.yaml").read_text()
-
-
-def test_augmentations_are_those_of_the_protocol():
-    assert get_args(options.Augment) == ("none", *protocol.NAMED_AUGMENTATIONS)
 
 
 def test_sets_and_labels_may_come_in_files_of_their_own(saved):
@@ -181,20 +170,20 @@ def test_sets_and_labels_may_come_in_files_of_their_own(saved):
 
 def test_digits_are_not_flipped_unless_asked():
     command = options.parse(["ars", "x.npz", "--real", "digits"])
-    assert "flip" not in options.settings(command, flips=False).protocol.augment.operations
-    assert "flip" in options.settings(command, flips=True).protocol.augment.operations
+    assert "flip" not in options.settings(*command, flips=False).protocol.augment.operations
+    assert "flip" in options.settings(*command, flips=True).protocol.augment.operations
 
 
 @pytest.mark.parametrize("name", presets.PRESETS)
 def test_every_preset_is_reached_and_any_option_beside_it_wins(name):
     arguments = ["lrs", "x.npz", "--real", "digits", "--preset", name]
-    settings = options.settings(options.parse(arguments))
+    settings = options.settings(*options.parse(arguments))
     assert settings.protocol == presets.preset(name)
-    settings = options.settings(options.parse([*arguments, "--epochs", "7", "--augment", "crop", "--hard-lr", "0.5"]))
+    settings = options.settings(*options.parse([*arguments, "--epochs", "7", "--augment", "crop", "--hard-lr", "0.5"]))
     assert (settings.protocol.epochs, settings.hard_lr) == (7, (0.5,))
-    assert settings.protocol.augment == protocol.Crop()
-    unflipped = options.settings(options.parse(arguments), flips=False).protocol.augment
-    assert unflipped == protocol.unflipped(presets.preset(name).augment)
+    assert settings.protocol.augment == augmentations.Crop()
+    unflipped = options.settings(*options.parse(arguments), flips=False).protocol.augment
+    assert unflipped == augmentations.unflipped(presets.preset(name).augment)
 
 
 def test_the_configuration_beside_a_result_repeats_it(saved, capsys):
@@ -227,7 +216,7 @@ def test_the_demo_configurations_of_ddranking_run(saved, capsys, command, demo, 
     settings = ddr.load_result("r.json").settings
     assert settings.protocol.readout == "best"
     assert settings.percent
-    assert settings.random_lr == presets.DDRANKING_GRID
+    assert settings.random_lr == presets.find("ddranking-0.2.0").settings["random_lr"]
     assert "%" in capsys.readouterr().out
 
 

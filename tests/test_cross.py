@@ -8,8 +8,9 @@ import pytest
 
 import ddr_jax as ddr
 from ddr_jax.data.distilled import Distilled
-from ddr_jax.evaluate import cross_architecture
+from ddr_jax.evaluate import by_architecture
 from ddr_jax.protocols.protocol import Protocol
+from ddr_jax.protocols.settings import Settings
 from ddr_jax.results.cross import CrossArchitecture
 
 
@@ -21,8 +22,8 @@ def crossed(real) -> CrossArchitecture:
         for name in "ab"
     ]
     protocol = Protocol(width=4, epochs=2, lr=0.1)
-    settings = ddr.Settings(("lrs",), protocol, replace(protocol, epochs=1), seeds=2)
-    return cross_architecture(sets, real, settings, ("ConvNet-1", "MLP"))
+    settings = Settings(("lrs",), protocol, replace(protocol, epochs=1), seeds=2)
+    return by_architecture(sets, real, settings, ("ConvNet-1", "MLP"))
 
 
 def test_each_student_is_an_evaluation_of_its_own(crossed):
@@ -55,4 +56,4 @@ def test_it_is_shown_and_saved_whole(crossed, tmp_path):
 @pytest.mark.parametrize("students", [("MLP",), ("MLP", "MLP")])
 def test_it_takes_two_different_students(real, students):
     with pytest.raises(ddr.InputError, match="two or more different networks"):
-        cross_architecture([], real, ddr.Settings(("lrs",), Protocol(), Protocol()), students)
+        by_architecture([], real, Settings(("lrs",), Protocol(), Protocol()), students)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import ddr_jax as ddr
+from ddr_jax.train.arms import Runner
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "known" / "run.py"
 LEADERBOARD = SCRIPT.with_name("leaderboard.py")
@@ -228,7 +229,7 @@ def test_a_mistake_in_a_line_of_the_leaderboard_is_told(board, folder, old, new,
 def test_draws_of_random_images_differ_and_are_the_same_again(known, folder):
     line = known.read_list(folder / "list.toml", folder)[1]
     sources = known.Sources(folder, folder / "work")
-    first, second = (known.measure(line, sources, ddr.Runner())["values"] for _ in range(2))
+    first, second = (known.measure(line, sources, Runner())["values"] for _ in range(2))
     assert first == second
     assert first[0] != first[1]
 

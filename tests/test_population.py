@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddr_jax.protocols.protocol import DSA, Protocol
+from ddr_jax.protocols.augmentations import DSA
+from ddr_jax.protocols.protocol import Protocol
 from ddr_jax.train import population
 from ddr_jax.train import student as training
 from ddr_jax.train.arms import _held_out
@@ -21,19 +22,18 @@ PROTOCOL = Protocol(student="ConvNet-2", width=4, epochs=3, batch_size=8, augmen
 def students(count: int) -> Student:
     """Students that differ in everything that may: seed, set, labels, rate, decay, momentum, augmentation."""
     ramp = jnp.linspace(0, 1, count)
-    return Student(
-        key=jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(count) % 5),
-        images=jnp.arange(count) % 2,
-        targets=jnp.arange(count) % 3,
-        lr=0.01 + 0.1 * ramp,
-        weight_decay=1e-3 * ramp,
-        momentum=0.9 * ramp,
-        temperature=1 + ramp,
-        loss_scale=1 + ramp,
-        mse_weight=ramp,
-        ce_weight=1 - ramp,
-        augment=jnp.arange(count) % 2 == 0,
-    )
+    numbers = {
+        "lr": 0.01 + 0.1 * ramp,
+        "weight_decay": 1e-3 * ramp,
+        "momentum": 0.9 * ramp,
+        "temperature": 1 + ramp,
+        "loss_scale": 1 + ramp,
+        "mse_weight": ramp,
+        "ce_weight": 1 - ramp,
+        "augmented": jnp.arange(count) % 2 == 0,
+    }
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(count) % 5)
+    return Student(keys, jnp.arange(count) % 2, jnp.arange(count) % 3, numbers)
 
 
 @pytest.fixture(scope="module")

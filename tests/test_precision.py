@@ -19,10 +19,8 @@ STUDENTS = ("ConvNet-2-BN", "ConvNet-2", "MLP")
 
 
 def student(**changes) -> Student:
-    numbers = ("lr", "weight_decay", "momentum", "temperature", "loss_scale", "mse_weight", "ce_weight")
-    fields = {name: jnp.float32(1) for name in numbers} | {"lr": jnp.float32(0.05), "momentum": jnp.float32(0.5)}
-    fields |= {"key": jax.random.key(0), "images": jnp.int32(0), "targets": jnp.int32(0), "augment": jnp.bool_(False)}
-    return Student(**fields | {"weight_decay": jnp.float32(1e-4)} | changes)
+    row = Protocol(momentum=0.5, weight_decay=1e-4).row(lr=0.05, augmented=False) | changes
+    return jax.tree.map(lambda leaf: leaf[0], Student.of([row], jax.random.key(0)[None], [0], [0]))
 
 
 def program(net: str, epochs: int = 2) -> Program:

@@ -1,15 +1,20 @@
 """Presets are valid protocols and settings, and say what the published recipes say."""
 
+import itertools
 from dataclasses import fields, replace
 
 import pytest
 
+from ddr_jax.data.datasets import DATASETS
+from ddr_jax.nets.names import find
 from ddr_jax.protocols import presets
-from ddr_jax.protocols.presets import DDRANKING_GRID, PRESETS, preset
-from ddr_jax.protocols.protocol import DSA, Chain, CutMix, PatchShuffle, Protocol, ResizedCrop, real
+from ddr_jax.protocols.augmentations import DSA, Chain, CutMix, PatchShuffle, ResizedCrop
+from ddr_jax.protocols.presets import PRESETS, known_accuracy, preset, real_recipe
+from ddr_jax.protocols.protocol import Protocol, real
 from ddr_jax.protocols.settings import Settings
 from ddr_jax.types import InputError
 
+GRID = (0.001, 0.005, 0.01, 0.05, 0.1)
 METHODS = ("dc", "dsa", "dm", "mtt", "datm", "sre2l", "cda", "rded", "gvbsm", "edc", "d4m", "dwa")
 
 
@@ -36,9 +41,17 @@ def test_every_published_method_has_a_preset():
     assert set(METHODS) | {"ddranking-0.2.0"} <= set(PRESETS)
 
 
-@pytest.mark.parametrize("name", ["dc", "dsa", "dm", "mtt", "datm"])
-def test_family_of_dc_starts_the_optimizer_afresh_where_the_rate_drops(name):
+@pytest.mark.parametrize("name", ["dc", "dc-mnist", "dsa", "dm", "mtt", "datm"])
+def test_family_of_dc_trains_a_pass_more_and_starts_afresh_two_passes_after_half(name):
+    named = 300 if name == "dc" else 1000
+    assert (preset(name).epochs, preset(name).step_size) == (named + 1, named // 2 + 2)
     assert preset(name).fresh_at_drop
+
+
+def test_a_preset_of_other_length_drops_at_half_of_it_unless_told_otherwise():
+    assert preset("dsa", epochs=10).step_size is None
+    assert preset("dsa", epochs=10, step_size=7).step_size == 7
+    assert preset("ddranking-0.2.0", epochs=5).test_every == 5
 
 
 @pytest.mark.parametrize(
@@ -67,15 +80,15 @@ def test_rded_shuffles_patches_before_it_crops_and_mixes():
 def test_ddranking_reads_the_best_of_its_grid():
     entry = PRESETS["ddranking-0.2.0"]
     protocol = preset("ddranking-0.2.0")
-    assert (protocol.readout, protocol.test_every, protocol.lr) == ("best", 10, DDRANKING_GRID)
+    assert (protocol.readout, protocol.test_every, protocol.lr) == ("best", 10, GRID)
     assert protocol.augment == DSA()
-    assert entry.settings["random_lr"] == DDRANKING_GRID
+    assert entry.settings["random_lr"] == GRID
     assert entry.settings["percent"]
 
 
 def test_ddranking_with_soft_labels_leaves_hard_arms_plain_and_searches_their_rate():
     entry = PRESETS["ddranking-0.2.0-soft"]
-    assert entry.settings["hard_lr"] == DDRANKING_GRID
+    assert entry.settings["hard_lr"] == GRID
     assert entry.settings["hard_augment"] is False
     assert entry.protocol["augment"].mix_targets is False
     assert (entry.protocol["schedule"], entry.protocol["test_every"]) == ("cosine", 20)
@@ -99,3 +112,40 @@ def test_unknown_field_offers_the_nearest():
 
 def test_find_gives_the_entry():
     assert presets.find("dc") is PRESETS["dc"]
+
+
+def test_what_the_file_says_of_real_data_is_about_known_datasets_and_students():
+    for recipe in presets._content()["recipe"]:
+        for dataset, student in itertools.product(recipe["datasets"], recipe["students"]):
+            assert dataset in DATASETS
+            protocol = Protocol(student=student, **real_recipe(dataset, student))
+            assert (protocol.epochs >= 90, protocol.batch_size) == (True, 512)
+    for entry in presets._content()["accuracy"]:
+        find(entry["student"])
+        assert entry["dataset"] in DATASETS
+        assert 0.4 < entry["accuracy"] < 1
+        assert entry["source"]
+
+
+def test_recipe_of_imagenet_is_ddrankings():
+    assert real_recipe("imagenet1k", "torchvision-ResNet-18-BN") == {
+        "optimizer": "sgd",
+        "schedule": "step",
+        "weight_decay": 1e-4,
+        "momentum": 0.9,
+        "lr": (0.1,),
+        "step_size": 30,
+        "epochs": 90,
+        "batch_size": 512,
+    }
+
+
+def test_torchvision_resnets_share_the_entry_of_batch_norm():
+    names = ("ResNet-18-BN", "torchvision-ResNet-18", "torchvision-ResNet-18-BN")
+    assert {known_accuracy("tinyimagenet", name).accuracy for name in names} == {0.464}
+    assert known_accuracy("tinyimagenet", "ResNet-18") is None
+
+
+def test_nothing_is_invented_for_other_pairs():
+    assert real_recipe("digits", "ConvNet-3") is None
+    assert known_accuracy("cifar100", "ConvNet-3") is None

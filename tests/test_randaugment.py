@@ -11,7 +11,7 @@ from absl.testing import parameterized
 from PIL import Image, ImageEnhance, ImageOps
 
 from ddr_jax.augment import randaugment
-from ddr_jax.protocols.protocol import RandAugment
+from ddr_jax.protocols.augmentations import RandAugment
 from ddr_jax.types import InputError
 
 CONFIG = RandAugment(magnitude=9)  # of 30: three tenths

@@ -4,7 +4,8 @@ import json
 import numpy as np
 import pytest
 
-from ddr_jax.protocols.protocol import DSA, Protocol
+from ddr_jax.protocols.augmentations import DSA
+from ddr_jax.protocols.protocol import Protocol
 from ddr_jax.protocols.settings import Settings
 from ddr_jax.results import report
 from ddr_jax.results.result import Result, load_result

@@ -110,9 +110,9 @@ def traced(precision):
     """A step of students side by side, as a GPU would be given it."""
     program = Program.of(Protocol(width=16, epochs=1), 10)
     data = TrainingData(jnp.zeros((1, 4, 32, 32, 3)), jnp.zeros((1, 4, 10)))
-    ones = jnp.ones(STUDENTS)
     keys = jax.vmap(jax.random.key)(jnp.arange(STUDENTS))
-    students = Student(keys, *[jnp.zeros(STUDENTS, jnp.int32)] * 2, *[ones] * 7, augment=ones > 0)
+    places = np.zeros(STUDENTS)
+    students = Student.of([Protocol().row(lr=0.01, augmented=True)] * STUDENTS, keys, places, places)
     state = jax.vmap(lambda student: training.start(program, student, data))(students)
 
     def train_all(state, students):

@@ -18,7 +18,7 @@ import numpy as np
 
 from ddr_jax.augment import interpolate
 from ddr_jax.augment.randaugment import randaugment
-from ddr_jax.protocols.protocol import (
+from ddr_jax.protocols.augmentations import (
     DSA,
     Augmentation,
     Chain,

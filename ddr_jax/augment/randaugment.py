@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddr_jax.augment import interpolate
-from ddr_jax.protocols.protocol import RandAugment
+from ddr_jax.protocols.augmentations import RandAugment
 from ddr_jax.types import InputError
 
 WARPS = ("identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import yaml
 from ddr_jax.cli import ddranking
 from ddr_jax.data.files import write_atomically
 from ddr_jax.data.readers import require_file
-from ddr_jax.protocols.protocol import AUGMENTATIONS, augmentation_from_dict, augmentation_to_dict
+from ddr_jax.protocols.plain import from_plain, to_plain
 from ddr_jax.types import InputError, nearest
 
 OF_THE_DATA = ("data_dir", "size", "real_accuracy", "real_recipe")  # go when the real data are replaced
@@ -49,11 +49,11 @@ class Config:
         return {name: value for name, value in self.options.items() if name not in lost} | dict(given)
 
 
-def read(path: str | Path, valid: Collection[str]) -> Config:
+def read(path: str | Path, hints: Mapping[str, Any]) -> Config:
     """The configuration in a file: .yaml, .yml, .toml or .json.
 
-    `valid` are the names of the command's options. A file of PyTorch ddranking's is told by its keys; an option that
-    follows from it and that the command does not have is left out with a note.
+    `hints` are the types of the command's options, by name. A file of PyTorch ddranking's is told by its keys; an
+    option that follows from it and that the command does not have is left out with a note.
 
     Raises:
         InputError: if the file is missing or no such file, a key is unknown (the nearest is offered), a value has the
@@ -61,16 +61,16 @@ def read(path: str | Path, valid: Collection[str]) -> Config:
     """
     path = Path(path)
     content = _load(path)
-    theirs = [key for key in content if key in ddranking.MARKS and key not in valid]
-    ours = [key for key in content if key == "command" or (key in valid and key not in ddranking.KEYS)]
+    theirs = [key for key in content if key in ddranking.MARKS and key not in hints]
+    ours = [key for key in content if key == "command" or (key in hints and key not in ddranking.KEYS)]
     if theirs and ours:
         raise InputError(
             f"{path}: {theirs[0]} is a key of PyTorch ddranking's files and {ours[0]} of ours: use one kind"
         )
     if not theirs:
-        return _own(content, path, valid)
+        return _own(content, path, hints)
     command, options, notes = ddranking.translate(content, str(path))
-    kept = {name: value for name, value in options.items() if name in valid}
+    kept = {name: value for name, value in options.items() if name in hints}
     dropped = tuple(f"{name}: this command has no such option" for name in options if name not in kept)
     return Config(command, kept, notes + dropped)
 
@@ -79,10 +79,10 @@ def write(path: str | Path, command: str, options: Mapping[str, Any]) -> None:
     """Writes options as YAML, whole or not at all, so that `read` gives them back; those that are None are left out.
 
     Raises:
-        InputError: if an option has no plain form, such as a network that is a module, or the place cannot be written.
+        InputError: if the place cannot be written.
     """
     path = Path(path)
-    plain = {name: _plain(name, value) for name, value in options.items() if value is not None}
+    plain = {name: to_plain(value) for name, value in options.items() if value is not None}
     header = f"# Run this again, where relative paths hold: ddr-jax {command} --config {path.name}\n"
     text = yaml.dump({"command": command} | plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
     write_atomically(path, (header + text).encode())
@@ -91,116 +91,19 @@ def write(path: str | Path, command: str, options: Mapping[str, Any]) -> None:
 # Files of our own
 
 
-def _own(content: dict[str, Any], path: Path, valid: Collection[str]) -> Config:
+def _own(content: dict[str, Any], path: Path, hints: Mapping[str, Any]) -> Config:
     options = dict(content)
     command = options.pop("command", None)
     if command is not None and not isinstance(command, str):
         raise InputError(f"{path}: command is {command!r}; expected a name, such as lrs")
     for key in options:
-        if key not in valid:
-            raise InputError(f"{path}: unknown key {key!r}: {nearest(str(key), sorted(valid))}")
-    return Config(command, {key: _typed(path, key, value) for key, value in options.items() if value is not None})
-
-
-def _typed(path: Path, key: str, value: Any) -> Any:
-    """The value as the command line's options hold it."""
-    if key not in _KINDS:
-        return tuple(value) if isinstance(value, list) else value
-    convert, expected = _KINDS[key]
+        if key not in hints:
+            raise InputError(f"{path}: unknown key {key!r}: {nearest(str(key), sorted(hints))}")
     try:
-        return convert(value)
+        typed = {key: from_plain(hints[key], value, key) for key, value in options.items() if value is not None}
     except InputError as error:
-        raise InputError(f"{path}: {key}: {error}") from error
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: {key} is {value!r}; expected {expected}") from error
-
-
-def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError
-    return value
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError
-    return float(value)
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    return value
-
-
-def _path(value: Any) -> Path:
-    return Path(_text(value))
-
-
-def _many(convert: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
-    """Several of a kind, or one, which makes a tuple of one."""
-    return lambda value: tuple(convert(entry) for entry in (value if isinstance(value, list) else [value]))
-
-
-def _augmentation(value: Any) -> Any:
-    return augmentation_from_dict(_table(value))
-
-
-def _table(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise TypeError
-    return {key: tuple(entry) if isinstance(entry, list) else entry for key, entry in value.items()}
-
-
-def _accuracy(value: Any) -> float | str:
-    return value if value == "known" else _number(value)
-
-
-_KINDS: dict[str, tuple[Callable[[Any], Any], str]] = {
-    name: (convert, expected)
-    for convert, expected, names in (
-        (_whole, "a whole number", "seeds key devices size width epochs batch_size step_size teachers test_every"),
-        (_whole, "a whole number", "real_epochs real_batch_size warmup ipc extend_grid"),
-        (_number, "a number", "weight_decay momentum temperature level weight mse_weight ce_weight"),
-        (_flag, "true or false", "store scale_loss download fresh_at_drop percent original_formula hard_augment"),
-        (_flag, "true or false", "real_recipe halving"),
-        (_text, "text (in quotes if need be)", "real space layout soft_labels student optimizer schedule augment"),
-        (
-            _text,
-            "text (in quotes if need be)",
-            "dsa_strategy labels loss readout interval real_augment preset clock zca",
-        ),
-        (_text, "text (in quotes if need be)", "baseline teacher precision execution"),
-        (_path, "a path", "out cache data_dir config"),
-        (_many(_path), "paths", "sets labels_file teacher_weights"),
-        (_many(_number), "a rate, or a list of rates", "lr real_lr hard_lr random_lr"),
-        (_many(_text), "names", "students"),
-        (_accuracy, "a fraction, or known", "real_accuracy"),
-        (_table, "a table", "real_options"),
-        (_augmentation, "a table with a kind, such as {kind: cutmix}", "augmentation real_augmentation"),
-    )
-    for name in names.split()
-}
-
-
-def _plain(name: str, value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, tuple(AUGMENTATIONS.values())):
-        return _plain(name, augmentation_to_dict(value))
-    if isinstance(value, (tuple, list)):
-        return [_plain(name, entry) for entry in value]
-    if isinstance(value, Mapping):
-        return {key: _plain(name, entry) for key, entry in value.items()}
-    if isinstance(value, (bool, int, float, str)):
-        return value
-    raise InputError(f"{name} is {value!r}, which no configuration file can hold: use names and numbers")
+        raise InputError(f"{path}: {error}") from error
+    return Config(command, typed)
 
 
 # Text to plain data

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ddr_jax.nets import names
-from ddr_jax.protocols.protocol import (
+from ddr_jax.protocols.augmentations import (
     DSA,
     Augmentation,
     Chain,
@@ -23,7 +23,7 @@ from ddr_jax.protocols.protocol import (
     RandAugment,
     ResizedCrop,
 )
-from ddr_jax.protocols.recipes import CACHED, listed_name, real_recipe
+from ddr_jax.protocols.presets import known_accuracy, real_recipe
 from ddr_jax.types import InputError, nearest
 
 SHARED = ("optimizer", "weight_decay", "momentum", "step_size", "batch_size", "ipc", "temperature")  # also options here
@@ -492,10 +492,10 @@ def _real_hard(file: _File, kind: str) -> None:
         file.set(real_recipe=True)
     elif dataset:
         file.notes.append(f"dataset, model_name: ddranking has no recipe for {student} on {dataset} and stops there")
-    known = CACHED.get((dataset, listed_name(student)))
+    known = known_accuracy(dataset, student)
     if full:
         return
-    if known is not None:
+    if known is not None and known.cached:
         file.set(real_accuracy=known.accuracy)
         file.notes.append(f"eval_full_data: off, so the accuracy of all real data is {known.accuracy}, as in ddranking")
     else:

@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
@@ -22,7 +22,6 @@ from rich.table import Column
 from rich.text import Text
 
 from ddr_jax.cli import configs, options
-from ddr_jax.cli.options import Evaluation, Running
 from ddr_jax.data import datasets, distilled
 from ddr_jax.data.files import check_writable
 from ddr_jax.protocols import demo
@@ -41,8 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns 0, or 2 after a message on standard error if the caller made a mistake."""
     warnings.showwarning = _show_warning
     try:
-        command = options.parse(list(sys.argv[1:] if arguments is None else arguments))
-        _compare(command) if isinstance(command, options.Compare) else _run(command)
+        name, command = options.parse(list(sys.argv[1:] if arguments is None else arguments))
+        _compare(command) if name == "compare" else _run(name, command)
     except InputError as error:
         print(f"ddr-jax: error: {error}", file=sys.stderr)
         return 2
@@ -70,13 +69,13 @@ def _compare(command: options.Compare) -> None:
     print(f"{compared}\nComparison: {command.out}")
 
 
-def _run(command: Running) -> None:
-    out = _out_file(command)
+def _run(name: str, command: Any) -> None:
+    out = _out_file(name, command)
     if not 0 <= command.key < 2**32:
         raise InputError(f"--key is {command.key}; expected a whole number from 0 to 2**32 − 1")
-    options.settings(command)  # mistakes among the options are answered before data is read
-    files, real = _inputs(command)
-    settings = options.settings(command, real.flips, real.name)
+    options.settings(name, command)  # mistakes among the options are answered before data is read
+    files, real = _inputs(name, command)
+    settings = options.settings(name, command, real.flips, real.name)
     sets = distilled.prepare(files, real)
     _check_ipc(command, sets)
     for folder in (out.parent, command.cache) if command.store else (out.parent,):
@@ -103,13 +102,13 @@ def _run(command: Running) -> None:
     with progress_bars() as on_progress:
         asked = {"key": jax.random.key(command.key), "runner": arms.Runner(kept, execution, on_progress)}
         if students:
-            found = evaluate.cross_architecture(sets, real, settings, students, **asked)
+            found = evaluate.by_architecture(sets, real, settings, students, **asked)
         else:
             given = _given_teachers(command, settings, real)
-            found = evaluate.score(sets, real, settings, **asked, given_teachers=given)
+            found = evaluate.evaluate(sets, real, settings, **asked, given_teachers=given)
     found.save(out)
     config = out.with_suffix(".yaml")
-    configs.write(config, options.name_of(command), options.plain(command, settings))
+    configs.write(config, name, options.plain(command, settings))
     if isinstance(found, cross.CrossArchitecture):
         print(f"{found}\nResult: {out}\nConfiguration: {config}")
     else:
@@ -124,10 +123,9 @@ def _show(result: Result, sets: DistilledSets, real: RealData, picture: Path) ->
     print(f"{times['students_trained']} students trained, {times['students_reused']} reused, {times['seconds']} s")
 
 
-def _out_file(command: Running) -> Path:
+def _out_file(name: str, command: Any) -> Path:
     """Where the result goes."""
-    name = options.name_of(command)
-    sets = command.sets if isinstance(command, Evaluation) else ()
+    sets = getattr(command, "sets", ())
     out = command.out or Path("results", "-".join([name, *(path.stem for path in sets[:1])]) + ".json")
     if out.suffix != ".json":
         raise InputError(f"--out is {out}; expected a name that ends in .json (the picture takes .png beside it)")
@@ -136,8 +134,8 @@ def _out_file(command: Running) -> Path:
     return out
 
 
-def _inputs(command: Running) -> tuple[Sequence[distilled.Distilled], RealData]:
-    if not isinstance(command, Evaluation):
+def _inputs(name: str, command: Any) -> tuple[Sequence[distilled.Distilled], RealData]:
+    if name == "demo":
         return demo.distilled_set(), datasets.load_dataset("digits")
     labels = command.labels_file[0] if len(command.labels_file) == 1 else command.labels_file or None
     files = distilled.load_distilled(
@@ -149,7 +147,7 @@ def _inputs(command: Running) -> tuple[Sequence[distilled.Distilled], RealData]:
     return files, real
 
 
-def _check_ipc(command: Running, sets: DistilledSets) -> None:
+def _check_ipc(command: Any, sets: DistilledSets) -> None:
     ipc = getattr(command, "ipc", None)
     if ipc is None:
         return
@@ -161,8 +159,8 @@ def _check_ipc(command: Running, sets: DistilledSets) -> None:
         )
 
 
-def _given_teachers(command: Running, settings: Settings, real: RealData) -> Teachers | None:
-    if not isinstance(command, Evaluation) or not command.teacher_weights:
+def _given_teachers(command: Any, settings: Settings, real: RealData) -> Teachers | None:
+    if not getattr(command, "teacher_weights", ()):
         return None
     from ddr_jax.train.teachers import load_teachers
 
@@ -170,7 +168,7 @@ def _given_teachers(command: Running, settings: Settings, real: RealData) -> Tea
     return load_teachers(*command.teacher_weights, real=real, student=protocol.student, width=protocol.width)
 
 
-def _start_jax(command: Running) -> None:
+def _start_jax(command: Any) -> None:
     """Programs kept from earlier starts; and one CPU device per core, unless an accelerator is there."""
     from ddr_jax.train.devices import use_compilation_cache
     from ddr_jax.train.population import use_cpu_cores

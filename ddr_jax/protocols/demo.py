@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ddr_jax.data.distilled import Distilled, load_distilled
-from ddr_jax.protocols.protocol import Protocol, augmentation, real
+from ddr_jax.protocols.augmentations import augmentation
+from ddr_jax.protocols.protocol import Protocol, real
 from ddr_jax.protocols.settings import Settings
 
 SET = Path(__file__).parents[1] / "data" / "bundled" / "digits_dm_ipc10.npz"

@@ -2,99 +2,91 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
 
 from ddr_jax.data.baselines import BASELINES, IN_FEATURES
 from ddr_jax.nets.names import find
-from ddr_jax.protocols.protocol import Protocol, hard
-from ddr_jax.protocols.protocol import to_dict as protocol_to_dict
-from ddr_jax.types import InputError, nearest
+from ddr_jax.protocols import protocol as protocols
+from ddr_jax.protocols.plain import COUNT, POSITIVE, Must, OfArms, check, verify
+from ddr_jax.protocols.protocol import Described, Protocol
+from ddr_jax.scores.table import SCORES, arms_of
+from ddr_jax.types import InputError
 
-SCORES = ("accuracy", "lrs", "ars")
-INTERVALS = ("t", "bootstrap")
+FRACTION = Must("a fraction in [0, 1]: divide percentages by 100", lambda x: x == "known" or 0 <= x <= 1)
+Rates = tuple[Annotated[float, POSITIVE], ...]
 
 
 @dataclass(frozen=True)
 class Settings:
     """What was asked for.
 
-    Attributes:
-        scores: some of `SCORES`.
-        protocol: of the students of distilled sets and random baselines.
-        real_protocol: of the real-hard students and of teachers.
-        real_accuracy: a known real-hard accuracy, a fraction, used instead of training; None trains.
-        seeds: students per arm, set and rate.
-        key: the PRNG key's implementation and words.
-        baseline: what the sets are compared with, a name of `coresets.BASELINES`; those that look at features see a
-            teacher's.
-        hard_augment: whether the syn-hard arm is augmented; None does as the syn-any arm where labels are hard, and
-            does not augment where they are soft or a teacher's (ddranking 0.2.0's choice).
-        hard_lr, random_lr: learning rates of the syn-hard arm, and of random arms, where they are not the protocol's.
-        weight: w of the LRS and γ of the ARS, in [0, 1].
-        teachers: how many teachers' logits are averaged, where labels come from teachers.
-        teacher: their network, as a protocol's `student`; None is that of the real-hard students.
-        given_teachers: the fingerprint of teachers that were given; None trains them.
-        interval: ``t`` (Student's) or ``bootstrap`` (bias-corrected), over seeds.
-        level: coverage that the intervals aim at.
-        extend_grid: how often, at most, a grid gets a further rate at an end where an arm chose (see `grids`); the
-            protocols of a result hold the grid at the end.
-        halving: whether the grid is tried for a quarter of the epochs first, and its better half trained in full.
-        percent: whether reports show accuracies and their differences as percentages; the data stays in fractions.
-        original_formula: whether to show also what ddranking 0.2.0 prints as LRS and ARS, of percentages.
+    Raises InputError for a field of another type, out of its range or none of its choices, and for fields that
+    contradict one another. A result holds the settings with `key`, `given_teachers`, `real_accuracy` and the grids as
+    they came to be used.
     """
 
     scores: tuple[str, ...]
+    """Scores that are computed, by name."""
     protocol: Protocol
-    real_protocol: Protocol
-    real_accuracy: float | None = None
-    seeds: int = 5
-    key: tuple[Any, ...] = ()
-    baseline: str = "random"
-    hard_augment: bool | None = None
-    hard_lr: tuple[float, ...] | None = None
-    random_lr: tuple[float, ...] | None = None
-    weight: float = 0.5
-    teachers: int = 1
-    teacher: Any = None
+    """How students of distilled sets and of random baselines are trained."""
+    real_protocol: Protocol | None = None
+    """How real-hard students and teachers are trained. Default: `protocol.real` of `protocol`."""
+    real_accuracy: Annotated[float | Literal["known"] | None, FRACTION, OfArms("real-hard")] = None
+    """A known accuracy of students of all real data, as a fraction, instead of training them; known takes the
+    published one for this data and student."""
+    seeds: Annotated[int, COUNT] = 5
+    """Students per arm, set and rate; also random draws, one per seed."""
+    key: tuple[str, tuple[int, ...]] | None = None
+    """The PRNG key's implementation and words."""
+    baseline: Annotated[Literal[tuple(BASELINES)], OfArms("rdm-")] = "random"  # type: ignore[valid-type]
+    """What sets are compared with: as many random real images, noise, or a coreset of real images."""
+    hard_augment: Annotated[bool | None, OfArms("syn-hard")] = None
+    """Augment the syn-hard arm. Default: with hard labels as the method does, else not, as ddranking 0.2.0."""
+    hard_lr: Annotated[Rates | None, OfArms("syn-hard")] = None
+    """Learning rate or grid of the syn-hard arm. Default: as the protocol's."""
+    random_lr: Annotated[Rates | None, OfArms("rdm-")] = None
+    """Learning rate or grid of the random arms. Default: as the protocol's."""
+    weight: Annotated[float, Must("a number in [0, 1]", lambda x: 0 <= x <= 1), OfArms("rdm-")] = 0.5
+    """w: the share of IOR in LRS. γ: the share of the gain with augmentation in ARS."""
+    teachers: Annotated[int, COUNT] = 1
+    """Teachers whose logits are averaged; trained as real-hard students are."""
+    teacher: str | Described | Any = None
+    """Network of the teachers. Default: the student's."""
     given_teachers: str | None = None
-    interval: str = "t"
-    level: float = 0.95
-    extend_grid: int = 0
+    """The fingerprint of teachers that were given; none were where they are trained."""
+    interval: Literal["t", "bootstrap"] = "t"
+    """Student's t or bias-corrected bootstrap, over seeds."""
+    level: Annotated[float, Must("strictly between 0 and 1, such as 0.95", lambda x: 0 < x < 1)] = 0.95
+    """Coverage that intervals aim at."""
+    extend_grid: Annotated[int, Must("how often at most, 0 or more", lambda x: x >= 0)] = 0
+    """How often, at most, a grid of rates gets a further one at an end where an arm chose."""
     halving: bool = False
+    """Try the whole grid for a quarter of the epochs, and train its better half in full."""
     percent: bool = False
-    original_formula: bool = False
+    """Show accuracies and their differences as percentages; files keep fractions."""
+    original_formula: Annotated[bool, OfArms("rdm-")] = False
+    """Show also what ddranking 0.2.0 prints as score: its formula takes percentages."""
 
     def __post_init__(self) -> None:
-        for name, value, valid in (
-            *(("score", score, SCORES) for score in self.scores),
-            ("interval", self.interval, INTERVALS),
-            ("baseline", self.baseline, tuple(BASELINES)),
-        ):
-            if value not in valid:
-                raise InputError(f"Unknown {name} {value!r}: {nearest(value, valid)}")
-        for name, value in (("seeds", self.seeds), ("teachers", self.teachers)):
-            if value < 1:
-                raise InputError(f"{name} is {value}; expected 1 or more")
-        if not 0 < self.level < 1:
-            raise InputError(f"level is {self.level}; expected strictly between 0 and 1, such as 0.95")
-        if not 0 <= self.weight <= 1:
-            raise InputError(f"weight is {self.weight}; expected a number in [0, 1]")
-        if self.real_accuracy is not None and not 0 <= self.real_accuracy <= 1:
-            raise InputError(
-                f"real_accuracy is {self.real_accuracy}; expected a fraction in [0, 1]: divide percentages by 100"
-            )
-        if self.extend_grid < 0:
-            raise InputError(f"extend_grid is {self.extend_grid}; expected how often at most, 0 or more")
+        for score in self.scores:
+            verify("score", Literal[tuple(SCORES)], score)
+        verify("protocol", Protocol, self.protocol)
+        if self.real_protocol is None:
+            object.__setattr__(self, "real_protocol", protocols.real(self.protocol))
+        check(self)
         if self.hard_augment and self.protocol.augment is None:
             raise InputError("hard_augment asks for augmented hard arms, but augment is none: choose one, e.g. dsa")
 
-    def to_dict(self) -> dict[str, Any]:
-        """The settings as plain data."""
-        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        if not isinstance(self.teacher, str | None):
-            values["teacher"] = repr(self.teacher)
-        return values | {name: protocol_to_dict(values[name]) for name in ("protocol", "real_protocol")}
+    @property
+    def arms(self) -> frozenset[str]:
+        """The arms that the scores take."""
+        return arms_of(self.scores)
+
+    @property
+    def has_baseline(self) -> bool:
+        """Whether sets are compared with a baseline."""
+        return any(arm.startswith("rdm-") for arm in self.arms)
 
     @property
     def teacher_protocol(self) -> Protocol:
@@ -108,7 +100,7 @@ class Settings:
     @property
     def hard_protocol(self) -> Protocol:
         """Of the syn-hard arm."""
-        return replace(hard(self.protocol), lr=self.hard_lr or self.protocol.lr)
+        return replace(protocols.hard(self.protocol), lr=self.hard_lr or self.protocol.lr)
 
     @property
     def random_protocol(self) -> Protocol:
@@ -125,7 +117,7 @@ class Settings:
     @property
     def trains_real_hard(self) -> bool:
         """Whether students of the real data are among the arms."""
-        return "lrs" in self.scores and self.real_accuracy is None
+        return "real-hard" in self.arms and self.real_accuracy is None
 
     @property
     def trains_teachers(self) -> bool:
@@ -134,7 +126,7 @@ class Settings:
         They label batches in mode M and baselines in mode S, and their features choose coresets.
         """
         needed = self.protocol.labels == "teacher"
-        if self.scores != ("accuracy",):
+        if self.has_baseline:
             needed = needed or self.protocol.labels == "soft" or self.baseline in IN_FEATURES
         return needed and self.given_teachers is None
 
@@ -144,8 +136,8 @@ class Settings:
         protocols = [self.protocol]
         if self.trains_real_hard or self.trains_teachers:
             protocols.append(self.real_protocol)
-        if "lrs" in self.scores:
+        if "syn-hard" in self.arms:
             protocols.append(self.hard_protocol)
-        if self.scores != ("accuracy",):
+        if self.has_baseline:
             protocols.append(self.random_protocol)
         return any(protocol.chooses_on_validation for protocol in protocols)

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ddr_jax.data.files import write_atomically
+from ddr_jax.protocols.plain import to_plain
 from ddr_jax.results.report import WIDTH
 from ddr_jax.results.result import Result, load_result
 from ddr_jax.scores import metrics, stability
@@ -246,7 +247,7 @@ def _facts(result: Result) -> dict[str, Any]:
     facts: dict[str, Any] = {
         f"real data, {split}": splits.get(split, {}).get("digest") for split in ("train", "validation", "test")
     }
-    for name, value in result.settings.to_dict().items():
+    for name, value in to_plain(result.settings).items():
         if name in ("protocol", "real_protocol"):
             facts |= {f"{name}.{field}": _plain(entry) for field, entry in value.items()}
         elif name not in SHOWN_ALONE:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ddr_jax.data.files import write_atomically
-from ddr_jax.protocols.protocol import from_dict as protocol_from_dict
+from ddr_jax.protocols.plain import from_plain, to_plain
 from ddr_jax.protocols.settings import Settings
 from ddr_jax.results import report
 from ddr_jax.results.costs import Costs, label_cost
@@ -213,7 +213,7 @@ class Result:
             "variances": {name: asdict(components) for name, components in self.variances.items()},
             "diverged": self.diverged,
             "costs": self.costs.to_dict(),
-            "settings": json.loads(json.dumps(self.settings.to_dict())),  # lists, as they come back from a file
+            "settings": to_plain(self.settings),
             "data": self.data,
             "environment": self.environment,
             "students": self.rows(),
@@ -225,13 +225,10 @@ class Result:
         """The result that `to_json` described; its scores are computed anew from the students' rows."""
         if content.get("format") != FORMAT:
             raise InputError(f"The result has format {content.get('format')!r}; this version reads format {FORMAT}")
-        settings = dict(content["settings"])
-        for name in ("protocol", "real_protocol"):
-            settings[name] = protocol_from_dict(settings[name])
-        settings = {name: _tuple(value) for name, value in settings.items()}
+        settings = from_plain(Settings, content["settings"], "settings")
         names = dict.fromkeys(row["arm"] for row in content["students"])
         tables = {name: _table(name, [row for row in content["students"] if row["arm"] == name]) for name in names}
-        return cls(Settings(**settings), tables, content["data"], content["environment"], content["times"])
+        return cls(settings, tables, content["data"], content["environment"], content["times"])
 
     def save(self, path: str | Path) -> None:
         """Writes the result as JSON, whole or not at all."""
@@ -256,10 +253,6 @@ def load_result(path: str | Path) -> Result:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} is not a result of ddr-jax: {error!r}; give the .json of an evaluation") from error
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(_tuple(item) for item in value) if isinstance(value, list) else value
 
 
 def _table(name: str, rows: list[dict[str, Any]]) -> ArmTable:

@@ -53,6 +53,9 @@ class Arm:
     keep: bool = False
 
 
+OnProgress = Callable[[str, int, int], None]
+
+
 @dataclass(frozen=True)
 class Runner:
     """How students are run.
@@ -66,7 +69,7 @@ class Runner:
 
     store: Store | None = None
     execution: Execution | None = None
-    on_progress: Callable[[str, int, int], None] = lambda arms, done, total: None
+    on_progress: OnProgress | None = None
 
 
 class Finished(NamedTuple):
@@ -86,19 +89,30 @@ class Finished(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """One student: where it stands in its arm, and the facts that determine it."""
+    """One student: where it stands in its arm, what it shares with others, and its own numbers.
+
+    `row` both trains the student and identifies it.
+    """
 
     arm: Arm
     place: tuple[int, int, int]  # set, rate, seed
     program: Program
-    facts: dict[str, Any]
+    shared: dict[str, Any]
+    row: dict[str, float | bool]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Everything that determines the student."""
+        return self.shared | {"row": self.row, "seed": self.place[2], "set": self.data.digests}
 
     @functools.cached_property
     def student(self) -> str:
+        """The student's identity."""
         return identity(self.facts)
 
     @property
     def data(self) -> TrainingSet:
+        """What it trains on."""
         return self.arm.sets[self.place[0]][self.place[2]]
 
 
@@ -148,17 +162,11 @@ def _jobs(arm: Arm, real: RealData, facts: dict[str, Any]) -> list[_Job]:
     common = facts | {
         "program": program.facts(real.image_shape),
         "test_epochs": protocol.test_epochs,
-        "weight_decay": protocol.weight_decay,
-        "momentum": protocol.momentum,
-        "temperature": protocol.temperature,
-        "scale_loss": protocol.scale_loss,
-        "mse_gt": (protocol.mse_weight, protocol.ce_weight) if protocol.loss == "mse_gt" else None,
-        "augmented": arm.augmented,
         "teachers": teacher and teacher.digest,
     }
     sets, seeds = len(arm.sets), len(arm.sets[0])
     return [
-        _Job(arm, (d, r, s), program, common | {"lr": protocol.lr[r], "seed": s, "set": arm.sets[d][s].digests})
+        _Job(arm, (d, r, s), program, common, protocol.row(protocol.lr[r], arm.augmented))
         for d, r, s in itertools.product(range(sets), range(len(protocol.lr)), range(seeds))
     ]
 
@@ -182,7 +190,7 @@ def _groups(jobs: list[_Job]) -> list[list[_Job]]:
     """Jobs that one population can train: the same program, epochs to test after, shapes and teachers."""
     groups: dict[Any, list[_Job]] = {}
     for job in jobs:
-        teacher = job.facts["teachers"]
+        teacher = job.shared["teachers"]
         group = (job.program, job.arm.protocol.test_epochs, job.data.images.shape, teacher)
         groups.setdefault(group, []).append(job)
     return list(groups.values())
@@ -196,10 +204,11 @@ def _train_group(group, key, real, tests, splits, execution, runner, keep, chunk
     program, protocol = group[0].program, group[0].arm.protocol
     students, data = _population(group, key, real)
     arms, images = ", ".join(dict.fromkeys(job.arm.name for job in group)), data.images.shape[1]
-    label = f"{arms}: {len(group):,} students × {program.epochs:,} epochs"
+    label = f"{arms}: {len(group):,} students × {program.static.epochs:,} epochs"
 
     def report(student_epochs: int) -> None:
-        runner.on_progress(label, student_epochs * images, len(group) * program.epochs * images)
+        if runner.on_progress is not None:
+            runner.on_progress(label, student_epochs * images, len(group) * program.static.epochs * images)
 
     report(0)
     outcomes = train_population(
@@ -229,23 +238,11 @@ def _population(group: list[_Job], key: jax.Array, real: RealData) -> tuple[Stud
     images = {job.data.digests[0]: job.data.images for job in group}
     targets = {job.data.digests[1]: job.data.targets for job in group}
     at_images, at_targets = ({digest: i for i, digest in enumerate(pool)} for pool in (images, targets))
-    protocols = [job.arm.protocol for job in group]
-
-    def numbers(values: list[Any], dtype: Any = np.float32) -> Any:
-        return np.array(values, dtype)
-
-    students = Student(
-        key=jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.array([job.place[2] for job in group])),
-        images=numbers([at_images[job.data.digests[0]] for job in group], np.int32),
-        targets=numbers([at_targets[job.data.digests[1]] for job in group], np.int32),
-        lr=numbers([job.facts["lr"] for job in group]),
-        weight_decay=numbers([p.weight_decay for p in protocols]),
-        momentum=numbers([p.momentum for p in protocols]),
-        temperature=numbers([p.temperature for p in protocols]),
-        loss_scale=numbers([p.temperature**2 if p.scale_loss else 1.0 for p in protocols]),
-        mse_weight=numbers([p.mse_weight for p in protocols]),
-        ce_weight=numbers([p.ce_weight for p in protocols]),
-        augment=numbers([job.arm.augmented for job in group], bool),
+    students = Student.of(
+        [job.row for job in group],
+        jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.array([job.place[2] for job in group])),
+        [at_images[job.data.digests[0]] for job in group],
+        [at_targets[job.data.digests[1]] for job in group],
     )
     teacher = group[0].arm.teachers.variables if group[0].program.teacher is not None else None
     stacked_images, stacked_targets = (np.stack(list(pool.values())) for pool in (images, targets))

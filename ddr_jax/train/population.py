@@ -214,7 +214,7 @@ def student_bytes(program: Program, students: Student, data: TrainingData, execu
     third (ConvNet-3 of 32 filters, 50 images of 32×32: 25.7 MB of 79; ConvNet-2-BN of 16: 13.2 of 38).
     """
     student, data, state = _one(program, students, data)
-    batch = max(min(program.batch_size, data.images.shape[1]), execution.test_batch)
+    batch = max(min(program.static.batch_size, data.images.shape[1]), execution.test_batch)
     images = jax.ShapeDtypeStruct((batch, *data.images.shape[2:]), jnp.float32)
 
     def forward(variables, images, key):
@@ -248,7 +248,7 @@ def _train_group(run, program, test_epochs, part, tests, on_progress, positions,
     real, hits, done = len(positions), [], 0
     try:
         state = run.start(students, data)
-        for stop in _stops(test_epochs, program.epochs):
+        for stop in _stops(test_epochs, program.static.epochs):
             state = run.train(state, students, data, jnp.int32(done), jnp.int32(stop))
             if stop in test_epochs:
                 hits.append(run.test(state, tests))

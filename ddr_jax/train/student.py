@@ -8,6 +8,7 @@ students is in `Student`, whose fields gain a leading students axis there. `prec
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from jax.flatten_util import ravel_pytree
 from ddr_jax import nets
 from ddr_jax.augment import apply
 from ddr_jax.nets.precision import arithmetic, operands
-from ddr_jax.protocols.protocol import Augmentation, Protocol
+from ddr_jax.protocols.protocol import Protocol, Static
 from ddr_jax.train import optim, teachers
 from ddr_jax.train.losses import LOSSES, mse_gt, soften
 
@@ -36,66 +37,45 @@ HELD_OUT_MULTIPLE = 256  # images; every size of a test batch divides it
 class Program:
     """The static part of a training: equal programs, on data of equal shapes, compile once.
 
-    `net` and `teacher` are flax modules, which hash by value; `teacher` is None unless it labels batches.
+    `net` and `teacher` are flax modules, which hash by value; `teacher` is None unless it labels batches. `static` has
+    a number as `step_size`.
     """
 
     net: Any
-    epochs: int
-    batch_size: int
-    optimizer: str
-    schedule: str
-    step_size: int
-    augment: Augmentation | None
-    loss: str
+    static: Static
     teacher: Any = None
-    clock: str = "epoch"
-    warmup: int = 0
-    fresh_at_drop: bool = False
 
     @classmethod
     def of(cls, protocol: Protocol, num_classes: int, teacher: Any = None) -> Program:
         """The program that trains a protocol's students on `num_classes` classes."""
-        return cls(
-            net=nets.build(protocol.student, width=protocol.width, num_classes=num_classes),
-            epochs=protocol.epochs,
-            batch_size=protocol.batch_size,
-            optimizer=protocol.optimizer,
-            schedule=protocol.schedule,
-            step_size=protocol.step_size or max(protocol.epochs // 2, 1),
-            augment=protocol.augment,
-            loss=protocol.loss,
-            teacher=teacher if protocol.labels == "teacher" else None,
-            clock=protocol.clock,
-            warmup=protocol.warmup,
-            fresh_at_drop=protocol.fresh_at_drop,
-        )
+        net = nets.build(protocol.student, width=protocol.width, num_classes=num_classes)
+        return cls(net, protocol.static, teacher if protocol.labels == "teacher" else None)
 
-    def facts(self, image_shape: tuple[int, ...]) -> dict[str, str]:
-        """Every field as text, the same for equal programs in every process; networks by what they compute."""
-        texts = {name: repr(getattr(self, name)) for name in self.__dataclass_fields__}
-        texts["net"] = nets.digest(self.net, image_shape)
-        if self.teacher is not None:
-            texts["teacher"] = nets.digest(self.teacher, image_shape)
-        return texts
+    def facts(self, image_shape: tuple[int, ...]) -> dict[str, Any]:
+        """Everything as text, the same for equal programs in every process; networks by what they compute."""
+        teacher = None if self.teacher is None else nets.digest(self.teacher, image_shape)
+        return {"net": nets.digest(self.net, image_shape), "static": repr(self.static), "teacher": teacher}
 
 
 class Student(NamedTuple):
     """What varies across students; scalars here, (P,) in a population.
 
-    `images` and `targets` are positions in `TrainingData`; `augment` switches the program's augmentation on.
+    `images` and `targets` are positions in `TrainingData`; `numbers` are those of `Protocol.row`, float32 but for
+    `augmented`, a bool that switches the program's augmentation on.
     """
 
     key: jax.Array
     images: jax.Array  # int32
     targets: jax.Array  # int32
-    lr: jax.Array  # per step, before the schedule
-    weight_decay: jax.Array
-    momentum: jax.Array
-    temperature: jax.Array
-    loss_scale: jax.Array
-    mse_weight: jax.Array
-    ce_weight: jax.Array
-    augment: jax.Array  # bool
+    numbers: Mapping[str, jax.Array]
+
+    @classmethod
+    def of(cls, rows: Sequence[Mapping[str, Any]], keys: jax.Array, images: Any, targets: Any) -> Student:
+        """P students of as many rows and keys, which learn from the sets at `images` and `targets` (P,)."""
+        names = rows[0]
+        dtypes = {name: bool if isinstance(rows[0][name], bool) else np.float32 for name in names}
+        numbers = {name: np.array([row[name] for row in rows], dtypes[name]) for name in names}
+        return cls(keys, np.asarray(images, np.int32), np.asarray(targets, np.int32), numbers)
 
 
 class TrainingData(NamedTuple):
@@ -153,7 +133,7 @@ def train_epochs(
     The last batch of an epoch holds what is left, and counts as one step like any other.
     """
     n = data.images.shape[1]
-    size = min(program.batch_size, n)
+    size = min(program.static.batch_size, n)
     whole, left = divmod(n, size)
     key = jax.random.fold_in(student.key, AUGMENT)
 
@@ -188,10 +168,12 @@ def train_step(
     Devices that share the batch augment all of it, so that the draws are the same ones, and differentiate a part.
     """
     images, targets = data.images[student.images, index], data.targets[student.targets, index]
-    if program.augment is not None:
-        augmented = partial(apply.apply, key, config=program.augment, mean=data.mean, std=data.std)
+    if program.static.augment is not None:
+        augmented = partial(apply.apply, key, config=program.static.augment, mean=data.mean, std=data.std)
         with arithmetic("float32"):
-            images, targets = jax.lax.cond(student.augment, augmented, lambda *batch: batch, images, targets)
+            images, targets = jax.lax.cond(
+                student.numbers["augmented"], augmented, lambda *batch: batch, images, targets
+            )
     images, targets, share = _own_part(images, targets, axis)
     key = jax.random.fold_in(key, DROPOUT)
     key = key if axis is None else jax.random.fold_in(key, jax.lax.axis_index(axis))
@@ -199,7 +181,7 @@ def train_step(
     def loss(params, targets):
         variables = {**state.variables, "params": params}
         logits, variables = forward(program, variables, images, key, precision)
-        return student.loss_scale * share(_losses(program, student, logits, targets)), variables
+        return student.numbers["loss_scale"] * share(_losses(program, student, logits, targets)), variables
 
     with arithmetic(precision):  # around the derivative, whose products are not all traced by the forward pass
         if program.teacher is not None:
@@ -248,17 +230,17 @@ def _relabelled(program, student, data, images, targets, precision):
     """What the teachers say of a batch, as targets of the program's loss."""
     variables = {**data.teachers, "params": operands(precision, data.teachers["params"])}
     logits = _at_least_float32(teachers.mean_logits(program.teacher, variables, operands(precision, images)))
-    if program.loss != "mse_gt":
-        return soften(logits, student.temperature)
+    if program.static.loss != "mse_gt":
+        return soften(logits, student.numbers["temperature"])
     truth, _ = jnp.split(targets, 2, axis=-1)
     return jnp.concatenate([truth, logits], axis=-1)
 
 
 def _losses(program, student, logits, targets):
-    if program.loss != "mse_gt":
-        return LOSSES[program.loss](logits, targets, student.temperature)
+    if program.static.loss != "mse_gt":
+        return LOSSES[program.static.loss](logits, targets, student.numbers["temperature"])
     truth, label_logits = jnp.split(targets, 2, axis=-1)
-    return mse_gt(logits, label_logits, truth, student.mse_weight, student.ce_weight)
+    return mse_gt(logits, label_logits, truth, student.numbers["mse_weight"], student.numbers["ce_weight"])
 
 
 def test(
@@ -287,16 +269,16 @@ def _map_shared(function, batches, axis):
 
 
 def _optimizer(program: Program, student: Student, data: TrainingData) -> optax.GradientTransformation:
-    steps = -(-data.images.shape[1] // program.batch_size)
+    static, numbers = program.static, student.numbers
     return optim.optimizer(
-        program.optimizer,
-        lr=student.lr,
-        momentum=student.momentum,
-        weight_decay=student.weight_decay,
+        static.optimizer,
+        lr=numbers["lr"],
+        momentum=numbers["momentum"],
+        weight_decay=numbers["weight_decay"],
         schedule=optim.schedule(
-            program.schedule, epochs=program.epochs, step_size=program.step_size, warmup=program.warmup
+            static.schedule, epochs=static.epochs, step_size=static.step_size, warmup=static.warmup
         ),
-        steps_per_epoch=steps,
-        clock=program.clock,
-        fresh_every=program.step_size if program.fresh_at_drop else None,
+        steps_per_epoch=-(-data.images.shape[1] // static.batch_size),
+        clock=static.clock,
+        fresh_every=static.step_size if static.fresh_at_drop else None,
     )

@@ -36,7 +36,8 @@ from ddr_jax.data import datasets, distilled
 from ddr_jax.data.files import check_writable, write_atomically
 from ddr_jax.nets import names
 from ddr_jax.protocols import presets
-from ddr_jax.protocols.protocol import Protocol, augmentation, augmentation_from_dict, to_dict
+from ddr_jax.protocols.augmentations import augmentation
+from ddr_jax.protocols.protocol import Protocol, augmentation_from_dict, to_dict
 from ddr_jax.scores.intervals import t_interval
 from ddr_jax.types import InputError, InputWarning, RealData, nearest
 

@@ -31,7 +31,7 @@ from ddr_jax.data import baselines
 from ddr_jax.data.datasets import with_validation
 from ddr_jax.data.distilled import prepare
 from ddr_jax.protocols import demo
-from ddr_jax.protocols.protocol import augmentation
+from ddr_jax.protocols.augmentations import augmentation
 from ddr_jax.protocols.protocol import real as real_protocol
 from ddr_jax.results.comparison import compare_results
 from ddr_jax.scores.readout import read
