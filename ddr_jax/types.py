@@ -3,7 +3,8 @@
 Letters for shapes, here and everywhere:
     D sets   R learning rates   S seeds   P students in a population   E evaluation points
     N training images   M evaluation images   B batch   C classes   K channels   H, W sides
-Images are (N, H, W, K) float32, normalised: (pixel in [0, 1] − mean) / std per channel; or whitened.
+Images are (N, H, W, K) float32, in the real data's `Space`: normalised, (pixel in [0, 1] − mean) / std per channel, or
+whitened.
 Accuracies are fractions in [0, 1].
 """
 
@@ -13,12 +14,9 @@ import difflib
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import ClassVar, Protocol
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from ddr_jax.data.spaces import Whitening
 
 MANY = 12  # names that an error message lists beside a near one, at most
 
@@ -34,9 +32,43 @@ class InputWarning(UserWarning):
     """Something in the caller's input that is allowed but probably not meant."""
 
 
+class Space(Protocol):
+    """How pixels in [0, 1] become the images that networks see, and how they come back; see `data.spaces`.
+
+    `name` is the word by which distilled sets declare images of this space. `mean` and `std` (K,) float32, in units of
+    pixels in [0, 1], are the constants by which images that are declared normalised are understood, in any space.
+    `digest` tells spaces apart that make different images.
+    """
+
+    name: ClassVar[str]
+
+    @property
+    def mean(self) -> np.ndarray:
+        """(K,) float32."""
+        ...
+
+    @property
+    def std(self) -> np.ndarray:
+        """(K,) float32."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Of all that the images depend on besides the pixels."""
+        ...
+
+    def images(self, pixels: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Images (..., H, W, K) float32 of pixels in [0, 1]; written into `out` if given, which may be the pixels."""
+        ...
+
+    def pixels(self, images: np.ndarray) -> np.ndarray:
+        """The pixels (..., H, W, K) that become these images, not clipped to [0, 1]."""
+        ...
+
+
 @dataclass(frozen=True)
 class Split:
-    """Labelled images of one split: images (N, H, W, K) float32 normalised or whitened, labels (N,) int32."""
+    """Labelled images of one split: images (N, H, W, K) float32 in the data's space, labels (N,) int32."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -51,20 +83,17 @@ class RealData:
 
     `validation` is None unless the dataset fixes one or one was held out of `train`
     (see `datasets.with_validation`, `datasets.without_validation`).
-    `mean` and `std` are (K,) float32, in units of pixels in [0, 1].
+    `space` is what made the images of pixels.
     `flips` says whether a mirrored image keeps its class (false for digits).
-    `whitening` is what made the images of pixels in place of `mean` and `std`, or None.
     """
 
     name: str
     train: Split
     validation: Split | None
     test: Split
-    mean: np.ndarray
-    std: np.ndarray
+    space: Space
     num_classes: int
     flips: bool
-    whitening: Whitening | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -77,7 +106,7 @@ class RealData:
 class DistilledSets:
     """D distilled sets of one shape, checked against the real data they stand for.
 
-    `images` (D, N, H, W, K) float32, normalised or whitened as the real data; `labels` (D, N) int32 hard labels;
+    `images` (D, N, H, W, K) float32 in the real data's space; `labels` (D, N) int32 hard labels;
     `soft_labels` (D, N, C) float32 logits, or None where the files hold none; `names` (D,).
     """
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ddr_jax.data import datasets
 from ddr_jax.data.datasets import DATASETS, load_dataset, random_subset, with_validation, without_validation
-from ddr_jax.data.spaces import fit
+from ddr_jax.data.spaces import Normalised, fit
 from ddr_jax.types import InputError, InputWarning, RealData, Split, fingerprint
 
 CIFAR_MEAN = np.float32([0.4914, 0.4822, 0.4465])
@@ -40,7 +40,7 @@ def real_data(labels, classes=3):
     labels = np.asarray(labels, np.int32)
     images = np.arange(len(labels), dtype=np.float32).reshape(-1, 1, 1, 1)
     split = Split(images, labels)
-    return RealData("made", split, None, split, np.zeros(1), np.ones(1), classes, False)
+    return RealData("made", split, None, split, Normalised(np.zeros(1), np.ones(1)), classes, False)
 
 
 # digits
@@ -55,7 +55,7 @@ def test_digits_are_those_of_uci_in_a_fixed_stratified_split():
     assert all(np.ptp(count) <= 5 for count in counts)
     np.testing.assert_array_equal(sum(counts), [178, 182, 177, 183, 181, 182, 181, 179, 174, 180])
     images = np.concatenate([s.images for s in (real.train, real.validation, real.test)])
-    levels = images * real.std * 16 + real.mean * 16
+    levels = images * real.space.std * 16 + real.space.mean * 16
     np.testing.assert_allclose(levels, np.rint(levels), atol=1e-4)
     assert np.rint(levels).sum() == 561_718  # of all 1,797 images
 
@@ -101,16 +101,16 @@ def test_validation_of_the_file_is_kept(saved):
 def test_constants_are_of_the_train_pixels_when_nobody_states_them(saved):
     real = load_dataset(saved())
     pixels = arrays()["x_train"] / 255
-    np.testing.assert_allclose(real.mean, pixels.mean((0, 1, 2)), rtol=1e-6)
-    np.testing.assert_allclose(real.std, pixels.std((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(real.space.mean, pixels.mean((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(real.space.std, pixels.std((0, 1, 2)), rtol=1e-6)
     np.testing.assert_allclose(real.train.images.std((0, 1, 2)), 1, rtol=1e-4)
     assert real.flips
 
 
 def test_constants_of_the_file_win_over_its_name(saved):
     real = load_dataset(saved("cifar10", mean=[0.5, 0.5, 0.5], std=[0.25, 0.25, 0.25], flips=False))
-    np.testing.assert_array_equal(real.mean, np.float32([0.5, 0.5, 0.5]))
-    np.testing.assert_array_equal(real.std, np.float32([0.25, 0.25, 0.25]))
+    np.testing.assert_array_equal(real.space.mean, np.float32([0.5, 0.5, 0.5]))
+    np.testing.assert_array_equal(real.space.std, np.float32([0.25, 0.25, 0.25]))
     assert not real.flips
 
 
@@ -125,13 +125,13 @@ def test_constants_of_the_file_win_over_its_name(saved):
 )
 def test_name_of_a_file_brings_its_datasets_constants(saved, stem, mean, flips):
     real = load_dataset(saved(stem))
-    assert real.mean[0] == np.float32(mean)
+    assert real.space.mean[0] == np.float32(mean)
     assert real.flips == flips
 
 
 @pytest.mark.parametrize(("stem", "mean"), [("mnist", 0.1307), ("Fashion-MNIST", 0.2860)])
 def test_name_of_a_grey_file_brings_its_datasets_constants(saved, stem, mean):
-    assert load_dataset(saved(stem, **arrays((4, 4, 1)))).mean == np.float32(mean)
+    assert load_dataset(saved(stem, **arrays((4, 4, 1)))).space.mean == np.float32(mean)
 
 
 def test_a_published_dataset_under_another_name_is_told_by_its_content(saved, monkeypatch):
@@ -140,7 +140,7 @@ def test_a_published_dataset_under_another_name_is_told_by_its_content(saved, mo
     monkeypatch.setitem(datasets._KNOWN, "cifar10", datasets._Known(mean, (0.5,) * 3, False, 12, 12))
     with pytest.warns(InputWarning, match="this is cifar10"):
         real = load_dataset(saved("downloaded"))
-    np.testing.assert_allclose(real.std, 0.5)
+    np.testing.assert_allclose(real.space.std, 0.5)
     assert not real.flips
 
 
@@ -148,7 +148,7 @@ def test_a_published_dataset_under_another_name_is_told_by_its_content(saved, mo
 def test_another_name_or_number_of_channels_brings_no_constants(saved, stem, shape):
     content = arrays(shape)
     real = load_dataset(saved(stem, **content))
-    np.testing.assert_allclose(real.mean, [content["x_train"].mean() / 255], rtol=1e-5)
+    np.testing.assert_allclose(real.space.mean, [content["x_train"].mean() / 255], rtol=1e-5)
 
 
 BLACK = np.zeros((12, 4, 4, 3), np.uint8)
@@ -253,7 +253,7 @@ def test_idx_files_are_read_with_the_constants_of_their_name(idx_folder):
     np.testing.assert_array_equal(real.train.labels, content["y_train"])
     assert (real.name, real.flips) == ("fashion_mnist", True)
     by_path = load_dataset(idx_folder)
-    np.testing.assert_allclose(by_path.mean, [content["x_train"].mean() / 255], rtol=1e-5)
+    np.testing.assert_allclose(by_path.space.mean, [content["x_train"].mean() / 255], rtol=1e-5)
     assert by_path.name == "raw"
 
 
@@ -261,7 +261,7 @@ def test_idx_files_are_read_with_the_constants_of_their_name(idx_folder):
 def test_published_folder_is_found_below_data_dir(idx_folder, tmp_path, place):
     root = tmp_path / "root"
     shutil.copytree(idx_folder, root / place)
-    assert load_dataset("mnist", data_dir=root).mean == np.float32(0.1307)
+    assert load_dataset("mnist", data_dir=root).space.mean == np.float32(0.1307)
 
 
 @pytest.mark.parametrize(
@@ -373,7 +373,7 @@ def test_images_by_split_and_class_are_read(tmp_path, split):
     real = load_dataset(write_tree(tmp_path / "pets", COLOURS, ("train", split)))
     assert (real.name, real.num_classes, real.validation) == ("pets", 3, None)
     np.testing.assert_array_equal(real.train.labels, np.repeat(np.arange(3), 4))
-    pixels = real.test.images * real.std + real.mean
+    pixels = real.test.images * real.space.std + real.space.mean
     np.testing.assert_allclose(pixels, COLOURS[CLASS_MAJOR] / 255, atol=1e-6)
     np.testing.assert_allclose(real.train.images.std((0, 1, 2)), 1, rtol=1e-4)
 
@@ -494,7 +494,7 @@ def test_every_dataset_is_read_with_its_size_constants_and_classes(published, na
         shape, mean, std, flips = SMALL[name]
     assert (real.name, real.image_shape, real.flips) == (name, shape, flips)
     if mean is not None:
-        np.testing.assert_array_equal([real.mean, real.std], np.float32([mean, std]))
+        np.testing.assert_array_equal([real.space.mean, real.space.std], np.float32([mean, std]))
 
 
 def lay_out_as_published(folder):
@@ -549,7 +549,7 @@ def test_named_tree_needs_all_its_class_folders_and_a_place(tmp_path):
     message = "holds 3 class folders where 200 are expected.*the folder's own path"
     with pytest.raises(InputError, match=message):
         load_dataset("tinyimagenet", data_dir=tmp_path)
-    assert load_dataset(folder).mean[0] == np.float32(0.485)
+    assert load_dataset(folder).space.mean[0] == np.float32(0.485)
     with pytest.raises(InputError, match=r"read from images on disk: set data_dir \(--data-dir\)"):
         load_dataset("imagenet1k")
     with pytest.raises(InputError, match=r"imagenet1k is read from images on disk: .* is not a folder with train"):
@@ -621,9 +621,9 @@ def test_without_validation_train_has_all_images():
 
 def test_whitened_data_stay_so_when_splits_are_made_and_merged(saved):
     plain, real = load_dataset(saved()), load_dataset(saved(), zca="kornia")
-    assert plain.whitening is None
+    assert (plain.space.name, real.space.name) == ("normalised", "zca")
     held = with_validation(real)
-    assert held.whitening is without_validation(held).whitening is real.whitening
+    assert held.space is without_validation(held).space is real.space
     assert fingerprint(real.train.images) != fingerprint(plain.train.images)
 
 
@@ -637,11 +637,11 @@ def test_whitening_of_data_is_fitted_to_train_and_applied_to_every_split(saved, 
         "validation": extra["x_train"] / 255,
         "test": arrays()["x_test"] / 255,
     }
-    fitted = fit(pixels["train"], kind)
+    fitted = fit(pixels["train"], kind, real.space)
     for split, images in pixels.items():
-        np.testing.assert_allclose(getattr(real, split).images, fitted.apply(images), atol=1e-5)
-        np.testing.assert_allclose(real.whitening.apply(images), getattr(real, split).images, atol=1e-5)
-    np.testing.assert_array_equal(real.mean, CIFAR_MEAN)
+        np.testing.assert_allclose(getattr(real, split).images, fitted.images(images), atol=1e-5)
+        np.testing.assert_allclose(real.space.images(images), getattr(real, split).images, atol=1e-5)
+    np.testing.assert_array_equal(real.space.mean, CIFAR_MEAN)
 
 
 def test_unknown_whitening_is_refused_before_anything_is_read():

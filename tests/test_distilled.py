@@ -9,7 +9,7 @@ from PIL import Image
 
 from ddr_jax.data.datasets import load_dataset
 from ddr_jax.data.distilled import Distilled, load_distilled, prepare, save_distilled
-from ddr_jax.data.spaces import fit
+from ddr_jax.data.spaces import Normalised, fit
 from ddr_jax.types import InputError, InputWarning, RealData, Split
 
 MEAN, STD = np.float32([0.5, 0.4, 0.3]), np.float32([0.2, 0.25, 0.1])
@@ -24,7 +24,7 @@ LOGITS = (5 * ONE_HOT - RNG.uniform(size=(6, 3))).astype(np.float32)
 
 def real_data(shape=(4, 5, 3), classes=3, mean=MEAN, std=STD):
     split = Split(np.zeros((classes, *shape), np.float32), np.arange(classes, dtype=np.int32))
-    return RealData("made", split, None, split, np.float32(mean), np.float32(std), classes, False)
+    return RealData("made", split, None, split, Normalised(np.float32(mean), np.float32(std)), classes, False)
 
 
 REAL = real_data()
@@ -406,8 +406,8 @@ def test_normalised_images_that_look_like_pixels_give_a_warning():
 # Whitened real data
 
 
-WHITENING = fit(RNG.uniform(size=(50, 4, 5, 3)), "kornia")
-WHITENED = dataclasses.replace(REAL, whitening=WHITENING)
+WHITENING = fit(RNG.uniform(size=(50, 4, 5, 3)), "kornia", REAL.space)
+WHITENED = dataclasses.replace(REAL, space=WHITENING)
 
 
 def test_whitened_sets_stay_as_they_are_against_whitened_data():
@@ -418,7 +418,7 @@ def test_whitened_sets_stay_as_they_are_against_whitened_data():
 def test_pixels_are_whitened_as_the_real_data(pixels):
     twice = np.stack([pixels, pixels[::-1]])
     sets = prepare(made(twice, [LABELS, LABELS], space="pixels"), WHITENED)
-    expected = WHITENING.apply(pixels / np.float32(255) if pixels.dtype == np.uint8 else pixels)
+    expected = WHITENING.images(pixels / np.float32(255) if pixels.dtype == np.uint8 else pixels)
     np.testing.assert_allclose(sets.images, [expected, expected[::-1]], atol=1e-5)
     np.testing.assert_array_equal(twice[0], pixels)
 
@@ -428,7 +428,7 @@ def test_normalised_sets_become_pixels_and_then_whitened(constants):
     mean, std = constants.get("mean", MEAN), constants.get("std", STD)
     images = np.moveaxis((PIXELS - mean) / std, -1, 1)
     sets = prepare(made(images, space="normalised", **constants), WHITENED)
-    np.testing.assert_allclose(sets.images[0], WHITENING.apply(PIXELS), atol=1e-5)
+    np.testing.assert_allclose(sets.images[0], WHITENING.images(PIXELS), atol=1e-5)
 
 
 def test_undeclared_uint8_images_are_pixels_against_whitened_data_too():

@@ -1,4 +1,4 @@
-"""Real data: the bundled digits, `.npz` files, folders and tensorflow-datasets, checked and normalised on the host."""
+"""Real data: the bundled digits, `.npz` files, folders and tensorflow-datasets, checked, normalised or whitened."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import re
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ddr_jax.data import folders, spaces
 from ddr_jax.data.folders import Tree
 from ddr_jax.data.readers import read_npz
+from ddr_jax.data.spaces import Normalised
 from ddr_jax.types import InputError, InputWarning, RealData, Split, nearest
 
 MAX_VALIDATION = 5_000  # images held out at most
@@ -92,28 +93,36 @@ def load_dataset(
     else with tensorflow-datasets from files prepared under `data_dir` (by default $TFDS_DATA_DIR or
     ~/tensorflow_datasets); only `download` fetches and prepares those, which needs TensorFlow.
 
-    `zca` whitens the images instead of normalising them, as `whitening.fit` does for "kornia" (DD-Ranking, MTT,
+    `zca` whitens the images instead of normalising them, as `spaces.fit` does for "kornia" (DD-Ranking, MTT,
     DC-BENCH) and "kip" (KIP, RFAD): fitted to the train split as it is stored, applied to every split.
     Raises `InputError` for anything missing, unreadable or inconsistent.
     """
     if zca is not None:
         spaces.check_kind(zca)
-    real = _load(os.fspath(name_or_path), _sides(size), data_dir, download)
-    return real if zca is None else _whitened(real, zca)
+    return _real_data(_found(os.fspath(name_or_path), _sides(size), data_dir, download), zca)
 
 
-def _load(text: str, sides: tuple[int, int] | None, data_dir: str | os.PathLike | None, download: bool) -> RealData:
+class _Found(NamedTuple):
+    """Real data as it is stored: its name, arrays as in an `.npz`, where it was, and what it is known to be."""
+
+    name: str
+    raw: dict[str, np.ndarray]
+    where: str
+    known: _Known | None
+
+
+def _found(text: str, sides: tuple[int, int] | None, data_dir: str | os.PathLike | None, download: bool) -> _Found:
     path = _DIGITS if text == "digits" else Path(text).expanduser()
     if text in _KNOWN:
-        return _load_known(text, sides, data_dir, download)
+        return _find_known(text, sides, data_dir, download)
     if path.is_dir():
         name = path.resolve().name
         known = _KNOWN.get(folders.kind(path) or "") or _known_by_stem(name)
-        return _real_data(name, folders.read_folder(path, sides), str(path), known)
+        return _Found(name, folders.read_folder(path, sides), str(path), known)
     if sides is not None:
         raise InputError(f"{text}: {folders.NO_SIZE}")
     if path.suffix or os.sep in text:
-        return _load_npz(path)
+        return _find_npz(path)
     raise InputError(f"unknown dataset {text!r}: {nearest(text, DATASETS)} Or give a path: an .npz file or a folder")
 
 
@@ -124,9 +133,7 @@ def _sides(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     return sides
 
 
-def _load_known(
-    name: str, size: tuple[int, int] | None, data_dir: str | os.PathLike | None, download: bool
-) -> RealData:
+def _find_known(name: str, size: tuple[int, int] | None, data_dir: str | os.PathLike | None, download: bool) -> _Found:
     """A dataset by name: from a folder in its published form if `data_dir` leads to one, else tensorflow-datasets."""
     known = _KNOWN[name]
     if data_dir is not None:
@@ -134,26 +141,13 @@ def _load_known(
         forms = ("images", "idx" if name.endswith("mnist") else name)
         for folder in (root, root / known.folder, root / name):
             if folders.kind(folder) in forms:
-                return _real_data(name, folders.read_folder(folder, size, known.tree), str(folder), known)
+                return _Found(name, folders.read_folder(folder, size, known.tree), str(folder), known)
     if known.tree is not None:
         where = "set data_dir (--data-dir) to" if data_dir is None else f"{data_dir} is not"
         raise InputError(f"{name} is read from images on disk: {where} a folder with train/CLASS/... and val/CLASS/...")
     if size is not None:
         raise InputError(f"{name}: {folders.NO_SIZE}")
-    return _load_tfds(name, data_dir, download)
-
-
-def _whitened(real: RealData, kind: str) -> RealData:
-    """Normalised data of this call's own, made whitened: its arrays are overwritten."""
-    splits = {split: getattr(real, split) for split in _SPLITS if getattr(real, split) is not None}
-    for split in splits.values():
-        denormalise(split.images, real.mean, real.std)
-    fitted = spaces.fit(real.train.images, kind)
-    return replace(
-        real,
-        whitening=fitted,
-        **{name: Split(fitted.apply(split.images), split.labels) for name, split in splits.items()},
-    )
+    return _find_tfds(name, data_dir, download)
 
 
 def with_validation(real: RealData, share: float = 0.1) -> RealData:
@@ -224,48 +218,17 @@ def class_indices(labels: np.ndarray, where: str) -> np.ndarray:
     return labels.astype(np.int32)
 
 
-def channel_constants(mean: np.ndarray, std: np.ndarray, channels: int, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """`mean` and `std` as (K,) float32; raises `InputError` unless they fit pixels in [0, 1]."""
-    mean, std = np.asarray(mean, np.float32).ravel(), np.asarray(std, np.float32).ravel()
-    if not len(mean) == len(std) == channels:
-        raise InputError(
-            f"{where}: mean and std must hold one number for each of {channels} channels, "
-            f"got {len(mean)} and {len(std)}"
-        )
-    if not (np.all((mean >= 0) & (mean <= 1)) and np.all((std > 0) & (std <= 1))):
-        raise InputError(
-            f"{where}: mean and std must be those of pixels in [0, 1] and std positive, "
-            f"got mean {mean.tolist()}, std {std.tolist()}; if they are of 0..255, divide by 255"
-        )
-    return mean, std
-
-
-def normalise(pixels: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-    """(pixels − mean) / std per channel, in place: (..., K) float32 in C order."""
-    # Long rows, because numpy broadcasts over three channels several times slower.
-    rows = pixels.reshape(len(pixels), -1)
-    repeats = rows.shape[1] // len(mean)
-    rows -= np.tile(mean, repeats)
-    rows /= np.tile(std, repeats)
-    return pixels
-
-
-def denormalise(images: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-    """images · std + mean per channel, in place: what `normalise` undoes."""
-    return normalise(images, -mean / std, 1 / std)
-
-
 # .npz
 
 
-def _load_npz(path: Path) -> RealData:
+def _find_npz(path: Path) -> _Found:
     if path.suffix != ".npz":
         raise InputError(f"{path}: no such folder, and only .npz files are read; save the arrays with numpy.savez")
     raw = read_npz(path, _REQUIRED, _OPTIONAL)
     for half, other in (("mean", "std"), ("x_validation", "y_validation")):
         if (half in raw) != (other in raw):
             raise InputError(f"{path}: holds one of {half} and {other}; store both or neither")
-    return _real_data(path.stem, raw, str(path), _known_by_stem(path.stem))
+    return _Found(path.stem, raw, str(path), _known_by_stem(path.stem))
 
 
 def _known_by_stem(stem: str) -> _Known | None:
@@ -294,7 +257,8 @@ def _known_by_content(splits: dict[str, Split], where: str) -> _Known | None:
     return None
 
 
-def _real_data(name: str, raw: dict[str, np.ndarray], where: str, known: _Known | None) -> RealData:
+def _real_data(found: _Found, zca: str | None) -> RealData:
+    name, raw, where, known = found
     white = _white(raw, where)
     splits = {}
     for split in _SPLITS:
@@ -305,11 +269,12 @@ def _real_data(name: str, raw: dict[str, np.ndarray], where: str, known: _Known 
     num_classes = _check_classes(splits, where)
     if known is None and "mean" not in raw:
         known = _known_by_content(splits, where)
-    mean, std = _constants(splits, raw, where, known)
+    constants = _constants(splits, raw, where, known)
+    space = constants if zca is None else spaces.fit(splits["train"].images, zca, constants)
     for split in splits.values():
-        normalise(split.images, mean, std)
+        space.images(split.images, out=split.images)
     flips = bool(raw["flips"]) if "flips" in raw else known is None or known.flips
-    return RealData(name, splits["train"], splits.get("validation"), splits["test"], mean, std, num_classes, flips)
+    return RealData(name, splits["train"], splits.get("validation"), splits["test"], space, num_classes, flips)
 
 
 def _white(raw: dict[str, np.ndarray], where: str) -> int:
@@ -367,28 +332,26 @@ def _check_classes(splits: dict[str, Split], where: str) -> int:
     return len(classes)
 
 
-def _constants(
-    splits: dict[str, Split], raw: dict[str, np.ndarray], where: str, known: _Known | None
-) -> tuple[np.ndarray, np.ndarray]:
+def _constants(splits: dict[str, Split], raw: dict[str, np.ndarray], where: str, known: _Known | None) -> Normalised:
     pixels = splits["train"].images
     channels = pixels.shape[-1]
     if "mean" in raw:
-        return channel_constants(raw["mean"], raw["std"], channels, where)
+        return Normalised.of(raw["mean"], raw["std"], channels, where)
     if known is not None and len(known.mean) == channels:
-        return np.array(known.mean, np.float32), np.array(known.std, np.float32)
+        return Normalised(np.array(known.mean, np.float32), np.array(known.std, np.float32))
     mean = pixels.mean(axis=(0, 1, 2), dtype=np.float64)
     # Image by image, since a squared copy of all of them would double the memory.
     squares = sum(np.square(image, dtype=np.float64).mean(axis=(0, 1)) for image in pixels) / len(pixels)
     std = np.sqrt(np.maximum(squares - mean**2, 0))
     if (std < 1e-6).any():
         raise InputError(f"{where}: a channel of the train images is constant, so it cannot be normalised")
-    return mean.astype(np.float32), std.astype(np.float32)
+    return Normalised(mean.astype(np.float32), std.astype(np.float32))
 
 
 # tensorflow-datasets
 
 
-def _load_tfds(name: str, data_dir: str | os.PathLike | None, download: bool) -> RealData:
+def _find_tfds(name: str, data_dir: str | os.PathLike | None, download: bool) -> _Found:
     root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
     folder = _prepared_folder(root / name)
     if folder is None and download:
@@ -400,7 +363,7 @@ def _load_tfds(name: str, data_dir: str | os.PathLike | None, download: bool) ->
     raw = {}
     for split, count in (("train", known.train), ("test", known.test)):
         raw[f"x_{split}"], raw[f"y_{split}"] = _read_tfds(folder, split, count)
-    return _real_data(name, raw, str(folder), known)
+    return _Found(name, raw, str(folder), known)
 
 
 def _how_to_prepare(name: str, root: Path) -> str:

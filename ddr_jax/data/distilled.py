@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from ddr_jax.data import readers
-from ddr_jax.data.datasets import channel_constants, class_indices, denormalise, normalise
+from ddr_jax.data.datasets import class_indices
 from ddr_jax.data.files import write_atomically
 from ddr_jax.data.readers import host_array
-from ddr_jax.types import DistilledSets, InputError, InputWarning, RealData, nearest
+from ddr_jax.data.spaces import Normalised
+from ddr_jax.types import DistilledSets, InputError, InputWarning, RealData, Space, nearest
 
 SPACES = ("pixels", "normalised", "zca")
 LAYOUTS = ("NHWC", "NCHW")
@@ -97,7 +98,7 @@ def load_distilled(
 
 
 def prepare(files: Sequence[Distilled] | Distilled, real: RealData) -> DistilledSets:
-    """Check distilled sets and bring them into one form: float32, NHWC, normalised or whitened as `real` is.
+    """Check distilled sets and bring them into one form: float32, NHWC, in the space of `real`.
 
     Against whitened real data, sets of pixels and normalised ones are whitened as it was, and floats must say what
     they are. All sets must have the same number of images in each class. Stored probabilities become their
@@ -278,22 +279,33 @@ def _images(file: Distilled, real: RealData) -> np.ndarray:
     images = images.astype(np.float32, order="C")
     if file.images.dtype == np.uint8:
         images /= 255
-    if space == "zca":
-        return images
-    if real.whitening is not None:
-        return _whiten(images, space, file, real)
-    if space == "pixels":
-        return normalise(images, real.mean, real.std)
-    return images if file.mean is None else _renormalise(images, file, real)
+    if space == "normalised":
+        constants = _constants(file, real.space)
+        if real.space.name == "normalised" and _close(constants, real.space):
+            return images
+        images = constants.pixels(images)
+    return images if space == "zca" else real.space.images(images, out=images)
+
+
+def _constants(file: Distilled, space: Space) -> Normalised:
+    """What the set was normalised by: its own constants, else the real data's."""
+    if file.mean is None or file.std is None:
+        return Normalised(space.mean, space.std)
+    return Normalised.of(file.mean, file.std, len(space.mean), file.name)
+
+
+def _close(constants: Normalised, space: Space) -> bool:
+    return np.allclose(constants.mean, space.mean, rtol=1e-6) and np.allclose(constants.std, space.std, rtol=1e-6)
 
 
 def _check_whitened(file: Distilled, real: RealData) -> None:
-    if real.whitening is None and file.space == "zca":
+    whitened = real.space.name == "zca"
+    if file.space == "zca" and not whitened:
         raise InputError(
             f"{file.name}: declares ZCA-whitened images, but the real data {real.name} is not whitened; load it with "
             "zca='kornia' (--zca kornia), or 'kip' for sets of KIP and RFAD"
         )
-    if real.whitening is not None and file.space is None and file.images.dtype != np.uint8:
+    if whitened and file.space is None and file.images.dtype != np.uint8:
         raise InputError(
             f"{file.name}: images do not say their space, and the real data {real.name} is ZCA-whitened; declare the "
             f"space (--space zca, if the set was whitened as well; else {' or '.join(SPACES[:-1])})"
@@ -368,22 +380,6 @@ def _guess_space(file: Distilled, low: float, high: float, values: str) -> str:
         f"{file.name}: images have {values}, which could be pixels or normalised; declare the space "
         "(--space pixels or --space normalised)"
     )
-
-
-def _renormalise(images: np.ndarray, file: Distilled, real: RealData) -> np.ndarray:
-    mean, std = channel_constants(np.asarray(file.mean), np.asarray(file.std), len(real.mean), file.name)
-    if np.allclose(mean, real.mean, rtol=1e-6) and np.allclose(std, real.std, rtol=1e-6):
-        return images
-    return images * (std / real.std) + (mean - real.mean) / real.std
-
-
-def _whiten(images: np.ndarray, space: str, file: Distilled, real: RealData) -> np.ndarray:
-    """Whitened as `real` is: pixels or normalised images, which are overwritten."""
-    if space == "normalised":
-        mean, std = (real.mean, real.std) if file.mean is None else (file.mean, file.std)
-        mean, std = channel_constants(np.asarray(mean), np.asarray(std), len(real.mean), file.name)
-        denormalise(images, mean, std)
-    return real.whitening.apply(images.reshape(-1, *real.image_shape)).reshape(images.shape)
 
 
 # Labels (R, N) and soft labels (R, N, C)
