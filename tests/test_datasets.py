@@ -1,4 +1,5 @@
 import gzip
+import importlib.util
 import io
 import pickle
 import shutil
@@ -741,10 +742,8 @@ def test_unprepared_dataset_is_refused_at_once_with_the_ways_to_get_it(tmp_path,
 
 
 def test_download_without_tensorflow_is_refused_at_once(tmp_path, monkeypatch):
-    found = datasets.importlib.util.find_spec
-    monkeypatch.setattr(
-        datasets.importlib.util, "find_spec", lambda name: None if name == "tensorflow" else found(name)
-    )
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorflow" else found(name))
     with pytest.raises(InputError, match=r"needs TensorFlow: pip install 'ddr-jax\[tf\]'"):
         load_dataset("cifar10", data_dir=tmp_path, download=True)
 
@@ -763,7 +762,7 @@ class Builder:
 def download(monkeypatch, tmp_path):
     """Loads MNIST with download=True as if TensorFlow were there, with a given class as the builder."""
     tfds = pytest.importorskip("tensorflow_datasets")
-    monkeypatch.setattr(datasets.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
 
     def load(builder):
         monkeypatch.setattr(tfds, "builder", builder)
@@ -786,6 +785,6 @@ def test_download_that_fails_is_one_message(download):
 
 
 def test_names_without_tensorflow_datasets_are_refused(prepared, monkeypatch):
-    monkeypatch.setattr(datasets.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install tensorflow-datasets"):
         load_dataset("mnist", data_dir=prepared)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from ddr_jax.data import folders, spaces
+from ddr_jax.data import folders, spaces, tfds
 from ddr_jax.data.folders import Tree
 from ddr_jax.data.readers import read_npz
 from ddr_jax.data.spaces import Normalised
@@ -21,7 +20,6 @@ from ddr_jax.types import InputError, InputWarning, RealData, Split, nearest
 MAX_VALIDATION = 5_000  # images held out at most
 _DIGITS = Path(__file__).parent / "bundled" / "digits.npz"
 _SPLITS = ("train", "validation", "test")
-_REQUIRED = ("x_train", "y_train", "x_test", "y_test")
 _OPTIONAL = ("x_validation", "y_validation", "mean", "std", "flips", "white")
 _HOLD_OUT_SEED = 20_220
 _SAME_MEAN = 2e-3  # published constants have three or four digits
@@ -147,7 +145,8 @@ def _find_known(name: str, size: tuple[int, int] | None, data_dir: str | os.Path
         raise InputError(f"{name} is read from images on disk: {where} a folder with train/CLASS/... and val/CLASS/...")
     if size is not None:
         raise InputError(f"{name}: {folders.NO_SIZE}")
-    return _find_tfds(name, data_dir, download)
+    raw, folder = tfds.read(name, data_dir, download, {"train": known.train, "test": known.test})
+    return _Found(name, raw, str(folder), known)
 
 
 def with_validation(real: RealData, share: float = 0.1) -> RealData:
@@ -224,7 +223,7 @@ def class_indices(labels: np.ndarray, where: str) -> np.ndarray:
 def _find_npz(path: Path) -> _Found:
     if path.suffix != ".npz":
         raise InputError(f"{path}: no such folder, and only .npz files are read; save the arrays with numpy.savez")
-    raw = read_npz(path, _REQUIRED, _OPTIONAL)
+    raw = read_npz(path, tfds.REQUIRED, _OPTIONAL)
     for half, other in (("mean", "std"), ("x_validation", "y_validation")):
         if (half in raw) != (other in raw):
             raise InputError(f"{path}: holds one of {half} and {other}; store both or neither")
@@ -346,79 +345,3 @@ def _constants(splits: dict[str, Split], raw: dict[str, np.ndarray], where: str,
     if (std < 1e-6).any():
         raise InputError(f"{where}: a channel of the train images is constant, so it cannot be normalised")
     return Normalised(mean.astype(np.float32), std.astype(np.float32))
-
-
-# tensorflow-datasets
-
-
-def _find_tfds(name: str, data_dir: str | os.PathLike | None, download: bool) -> _Found:
-    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-    folder = _prepared_folder(root / name)
-    if folder is None and download:
-        _prepare_tfds(name, root)
-        folder = _prepared_folder(root / name)
-    if folder is None:
-        raise InputError(_how_to_prepare(name, root))
-    known = _KNOWN[name]
-    raw = {}
-    for split, count in (("train", known.train), ("test", known.test)):
-        raw[f"x_{split}"], raw[f"y_{split}"] = _read_tfds(folder, split, count)
-    return _Found(name, raw, str(folder), known)
-
-
-def _how_to_prepare(name: str, root: Path) -> str:
-    other = any((root / name).glob("*/dataset_info.json"))
-    state = "prepared in another format than array_record" if other else "not prepared"
-    return (
-        f"{name} is {state} under {root}: prepare it with download=True (--download)"
-        f"{' and another data_dir (--data-dir)' if other else ''}, which needs TensorFlow (pip install "
-        "'ddr-jax[tf]', 2.5 GB); or set data_dir (--data-dir) or TFDS_DATA_DIR to prepared files; or give the path "
-        f"of a {name}.npz with {', '.join(_REQUIRED)}"
-    )
-
-
-def _prepared_folder(folder: Path) -> Path | None:
-    """The folder of the newest version that tensorflow-datasets finished preparing as array_record."""
-    # By hand: tensorflow-datasets imports in seconds, and without a network gives up only after minutes.
-    versions = [
-        child
-        for child in folder.glob("*")
-        if re.fullmatch(r"\d+\.\d+\.\d+", child.name)
-        and (child / "dataset_info.json").is_file()
-        and any(child.glob("*.array_record-*"))
-    ]
-    return max(versions, key=lambda child: [int(part) for part in child.name.split(".")], default=None)
-
-
-def _require_tfds() -> None:
-    if importlib.util.find_spec("tensorflow_datasets") is None:
-        raise InputError("datasets by name need tensorflow-datasets: pip install tensorflow-datasets")
-
-
-def _prepare_tfds(name: str, root: Path) -> None:
-    _require_tfds()
-    if importlib.util.find_spec("tensorflow") is None:
-        raise InputError(f"preparing {name} needs TensorFlow: pip install 'ddr-jax[tf]' (2.5 GB)")
-    import tensorflow_datasets as tfds
-
-    # Another's library on an unknown network: whatever fails there is news for the user, not for a debugger.
-    try:
-        tfds.builder(name, data_dir=root, file_format="array_record").download_and_prepare()
-    except Exception as error:
-        raise InputError(f"{name} could not be downloaded and prepared in {root}: {error}") from error
-
-
-def _read_tfds(folder: Path, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """All images (N, H, W, K) uint8 and labels (N,) of a split."""
-    _require_tfds()
-    import tensorflow_datasets as tfds
-
-    builder: Any = tfds.builder_from_directory(folder)
-    source = builder.as_data_source(split, file_format="array_record")
-    if len(source) != count:
-        raise InputError(
-            f"{folder}: {split} holds {len(source)} images instead of {count}; delete the folder and prepare it again"
-        )
-    records = [(record["image"], record["label"]) for record in source]
-    images, labels = zip(*records, strict=True)
-    return np.stack(images), np.asarray(labels)
