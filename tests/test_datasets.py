@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddr_jax.data import datasets
+from ddr_jax.data import folders
 from ddr_jax.data.datasets import DATASETS, load_dataset, random_subset, with_validation, without_validation
 from ddr_jax.data.spaces import Normalised, fit
 from ddr_jax.types import InputError, InputWarning, RealData, Split, fingerprint
@@ -138,7 +138,7 @@ def test_name_of_a_grey_file_brings_its_datasets_constants(saved, stem, mean):
 def test_a_published_dataset_under_another_name_is_told_by_its_content(saved, monkeypatch):
     content = arrays()
     mean = tuple(content["x_train"].mean((0, 1, 2)) / 255 + 1e-4)
-    monkeypatch.setitem(datasets._KNOWN, "cifar10", datasets._Known(mean, (0.5,) * 3, False, 12, 12))
+    monkeypatch.setitem(folders.PUBLISHED, "cifar10", folders.Known(mean, (0.5,) * 3, False, 12, 12))
     with pytest.warns(InputWarning, match="this is cifar10"):
         real = load_dataset(saved("downloaded"))
     np.testing.assert_allclose(real.space.std, 0.5)
@@ -482,7 +482,7 @@ def published(tmp_path, idx_folder, cifar_folders, imagenet):
 def test_every_dataset_is_read_with_its_size_constants_and_classes(published, name):
     source, arguments = published(name)
     if name == "imagenet1k":  # at 224 pixels a second and a gigabyte
-        assert datasets._KNOWN[name].tree.size == TREES[name][0]
+        assert folders.PUBLISHED[name].tree.size == TREES[name][0]
         arguments["size"] = 3
     real = load_dataset(source, **arguments)
     if name in TREES:
@@ -706,8 +706,8 @@ def prepared(tmp_path_factory):
 
 
 def test_prepared_dataset_is_read_without_tensorflow(prepared, monkeypatch):
-    small = datasets._Known((0.1307,), (0.3081,), False, 40, 20)
-    monkeypatch.setitem(datasets._KNOWN, "mnist", small)
+    small = folders.Known((0.1307,), (0.3081,), False, 40, 20)
+    monkeypatch.setitem(folders.PUBLISHED, "mnist", small)
     real = load_dataset("mnist", data_dir=prepared)
     assert (len(real.train), len(real.test), real.image_shape) == (40, 20, (28, 28, 1))
     expected = (20 * real.train.labels / 255 - 0.1307) / 0.3081
@@ -772,7 +772,7 @@ def download(monkeypatch, tmp_path):
 
 
 def test_download_prepares_files_that_are_then_read(download, monkeypatch):
-    monkeypatch.setitem(datasets._KNOWN, "mnist", datasets._Known((0.1307,), (0.3081,), False, 40, 20))
+    monkeypatch.setitem(folders.PUBLISHED, "mnist", folders.Known((0.1307,), (0.3081,), False, 40, 20))
     assert len(download(Builder).train) == 40
 
 

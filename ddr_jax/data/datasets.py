@@ -3,64 +3,25 @@
 from __future__ import annotations
 
 import os
-import re
-import warnings
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from ddr_jax.data import folders, spaces, tfds
-from ddr_jax.data.folders import Tree
 from ddr_jax.data.readers import read_npz
 from ddr_jax.data.spaces import Normalised
-from ddr_jax.types import InputError, InputWarning, RealData, Split, nearest
+from ddr_jax.types import InputError, RealData, Split, nearest
 
 MAX_VALIDATION = 5_000  # images held out at most
 _DIGITS = Path(__file__).parent / "bundled" / "digits.npz"
 _SPLITS = ("train", "validation", "test")
 _OPTIONAL = ("x_validation", "y_validation", "mean", "std", "flips", "white")
 _HOLD_OUT_SEED = 20_220
-_SAME_MEAN = 2e-3  # published constants have three or four digits
 
 
-@dataclass(frozen=True)
-class _Known:
-    """What is fixed about a published dataset: constants per channel, mirroring, images per split."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    flips: bool
-    train: int
-    test: int
-    folder: str = ""  # that its files are published in
-    tree: Tree | None = None
-
-
-def _imagenet(*chosen: int, size: int = 128, classes: int = 1000, folder: str = "") -> _Known:
-    """A dataset of ImageNet's family, whose images cannot be counted: copies differ."""
-    return _Known((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), True, 0, 0, folder, Tree(size, classes, chosen or None))
-
-
-# The ten-class subsets are those of MTT (arXiv 2203.11932), their classes in the order of DD-Ranking 0.2.0.
-_KNOWN = {
-    "mnist": _Known((0.1307,), (0.3081,), False, 60_000, 10_000, "MNIST/raw"),
-    "fashion_mnist": _Known((0.2860,), (0.3530,), True, 60_000, 10_000, "FashionMNIST/raw"),
-    "svhn_cropped": _Known((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), False, 73_257, 26_032),
-    "cifar10": _Known((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), True, 50_000, 10_000, "cifar-10-batches-py"),
-    "cifar100": _Known((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), True, 50_000, 10_000, "cifar-100-python"),
-    "tinyimagenet": _imagenet(size=64, classes=200, folder="tiny-imagenet-200"),
-    "imagenet1k": _imagenet(size=224),
-    "imagenette": _imagenet(0, 217, 482, 491, 497, 566, 569, 571, 574, 701),
-    "imagewoof": _imagenet(193, 182, 258, 162, 155, 167, 159, 273, 207, 229),
-    "imagemeow": _imagenet(281, 282, 283, 284, 285, 291, 292, 290, 289, 287),
-    "imagesquawk": _imagenet(84, 130, 88, 144, 145, 22, 96, 9, 100, 89),
-    "imagefruit": _imagenet(953, 954, 949, 950, 951, 957, 952, 945, 943, 948),
-    "imageyellow": _imagenet(309, 986, 954, 951, 987, 779, 599, 291, 72, 11),
-}
-
-DATASETS = ("digits", *_KNOWN)
+DATASETS = ("digits", *folders.PUBLISHED)
 
 
 def load_dataset(
@@ -106,16 +67,16 @@ class _Found(NamedTuple):
     name: str
     raw: dict[str, np.ndarray]
     where: str
-    known: _Known | None
+    known: folders.Known | None
 
 
 def _found(text: str, sides: tuple[int, int] | None, data_dir: str | os.PathLike | None, download: bool) -> _Found:
     path = _DIGITS if text == "digits" else Path(text).expanduser()
-    if text in _KNOWN:
+    if text in folders.PUBLISHED:
         return _find_known(text, sides, data_dir, download)
     if path.is_dir():
         name = path.resolve().name
-        known = _KNOWN.get(folders.kind(path) or "") or _known_by_stem(name)
+        known = folders.PUBLISHED.get(folders.kind(path) or "") or folders.named_by(name)
         return _Found(name, folders.read_folder(path, sides), str(path), known)
     if sides is not None:
         raise InputError(f"{text}: {folders.NO_SIZE}")
@@ -133,7 +94,7 @@ def _sides(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
 
 def _find_known(name: str, size: tuple[int, int] | None, data_dir: str | os.PathLike | None, download: bool) -> _Found:
     """A dataset by name: from a folder in its published form if `data_dir` leads to one, else tensorflow-datasets."""
-    known = _KNOWN[name]
+    known = folders.PUBLISHED[name]
     if data_dir is not None:
         root = Path(data_dir).expanduser()
         forms = ("images", "idx" if name.endswith("mnist") else name)
@@ -227,33 +188,7 @@ def _find_npz(path: Path) -> _Found:
     for half, other in (("mean", "std"), ("x_validation", "y_validation")):
         if (half in raw) != (other in raw):
             raise InputError(f"{path}: holds one of {half} and {other}; store both or neither")
-    return _Found(path.stem, raw, str(path), _known_by_stem(path.stem))
-
-
-def _known_by_stem(stem: str) -> _Known | None:
-    """The published dataset that whole words of the stem name, as in CIFAR-10_small; kmnist is not mnist."""
-    words = re.split(r"[-_. ]+", stem.lower())
-    spans = {"".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1)}
-    named = [name for name in _KNOWN if name.removesuffix("_cropped").replace("_", "") in spans]
-    return _KNOWN[max(named, key=len)] if named else None
-
-
-def _known_by_content(splits: dict[str, Split], where: str) -> _Known | None:
-    """The published dataset whose sizes and mean pixel these are, whatever the file is called."""
-    images = splits["train"].images
-    total = len(images) + len(splits.get("validation", ()))
-    for name, known in _KNOWN.items():
-        if (total, len(splits["test"])) != (known.train, known.test) or images.shape[-1] != len(known.mean):
-            continue
-        if np.allclose(images.mean(axis=(0, 1, 2), dtype=np.float64), known.mean, atol=_SAME_MEAN):
-            warnings.warn(
-                f"{where}: by its sizes and mean pixel this is {name}, whose usual mean and std are used; store "
-                "mean and std in the file to use others",
-                InputWarning,
-                stacklevel=2,
-            )
-            return known
-    return None
+    return _Found(path.stem, raw, str(path), folders.named_by(path.stem))
 
 
 def _real_data(found: _Found, zca: str | None) -> RealData:
@@ -267,7 +202,7 @@ def _real_data(found: _Found, zca: str | None) -> RealData:
             splits[split] = Split(images, _labels(raw.pop(f"y_{split}"), len(images), here))
     num_classes = _check_classes(splits, where)
     if known is None and "mean" not in raw:
-        known = _known_by_content(splits, where)
+        known = folders.told_by(splits, where)
     constants = _constants(splits, raw, where, known)
     space = constants if zca is None else spaces.fit(splits["train"].images, zca, constants)
     for split in splits.values():
@@ -331,7 +266,9 @@ def _check_classes(splits: dict[str, Split], where: str) -> int:
     return len(classes)
 
 
-def _constants(splits: dict[str, Split], raw: dict[str, np.ndarray], where: str, known: _Known | None) -> Normalised:
+def _constants(
+    splits: dict[str, Split], raw: dict[str, np.ndarray], where: str, known: folders.Known | None
+) -> Normalised:
     pixels = splits["train"].images
     channels = pixels.shape[-1]
     if "mean" in raw:

@@ -6,6 +6,8 @@ Each reader gives what an `.npz` of real data would hold: `x_train`, `y_train`, 
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from ddr_jax.data.readers import class_names, pick, read_classes, read_idx, read_images, read_pickle, require_file
-from ddr_jax.types import InputError
+from ddr_jax.types import InputError, InputWarning, Split
 
 KINDS = (
     "train-images-idx3-ubyte.gz and its three companions (MNIST, Fashion-MNIST), data_batch_1 to 5 and test_batch "
     "(cifar-10-batches-py), train, test and meta (cifar-100-python), or train/CLASS/*.png with val/CLASS or test/CLASS"
 )
 NO_SIZE = "a size is for folders of images by class, which are resized as they are read; leave it out"
+SAME_MEAN = 2e-3  # published constants have three or four digits
 _TEST_SPLITS = ("val", "test")
 _LIST = "val_annotations.txt"  # Tiny ImageNet's, of the classes of val/images
 
@@ -35,6 +38,68 @@ class Tree:
     size: int
     classes: int
     chosen: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is fixed about a published dataset: constants per channel, mirroring, images per split."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    flips: bool
+    train: int
+    test: int
+    folder: str = ""  # that its files are published in
+    tree: Tree | None = None
+
+
+def _imagenet(*chosen: int, size: int = 128, classes: int = 1000, folder: str = "") -> Known:
+    """A dataset of ImageNet's family, whose images cannot be counted: copies differ."""
+    return Known((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), True, 0, 0, folder, Tree(size, classes, chosen or None))
+
+
+# The ten-class subsets are those of MTT (arXiv 2203.11932), their classes in the order of DD-Ranking 0.2.0.
+PUBLISHED = {
+    "mnist": Known((0.1307,), (0.3081,), False, 60_000, 10_000, "MNIST/raw"),
+    "fashion_mnist": Known((0.2860,), (0.3530,), True, 60_000, 10_000, "FashionMNIST/raw"),
+    "svhn_cropped": Known((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), False, 73_257, 26_032),
+    "cifar10": Known((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), True, 50_000, 10_000, "cifar-10-batches-py"),
+    "cifar100": Known((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), True, 50_000, 10_000, "cifar-100-python"),
+    "tinyimagenet": _imagenet(size=64, classes=200, folder="tiny-imagenet-200"),
+    "imagenet1k": _imagenet(size=224),
+    "imagenette": _imagenet(0, 217, 482, 491, 497, 566, 569, 571, 574, 701),
+    "imagewoof": _imagenet(193, 182, 258, 162, 155, 167, 159, 273, 207, 229),
+    "imagemeow": _imagenet(281, 282, 283, 284, 285, 291, 292, 290, 289, 287),
+    "imagesquawk": _imagenet(84, 130, 88, 144, 145, 22, 96, 9, 100, 89),
+    "imagefruit": _imagenet(953, 954, 949, 950, 951, 957, 952, 945, 943, 948),
+    "imageyellow": _imagenet(309, 986, 954, 951, 987, 779, 599, 291, 72, 11),
+}
+
+
+def named_by(stem: str) -> Known | None:
+    """The published dataset that whole words of the stem name, as in CIFAR-10_small; kmnist is not mnist."""
+    words = re.split(r"[-_. ]+", stem.lower())
+    spans = {"".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1)}
+    named = [name for name in PUBLISHED if name.removesuffix("_cropped").replace("_", "") in spans]
+    return PUBLISHED[max(named, key=len)] if named else None
+
+
+def told_by(splits: dict[str, Split], where: str) -> Known | None:
+    """The published dataset whose sizes and mean pixel these are, whatever the file is called."""
+    images = splits["train"].images
+    total = len(images) + len(splits.get("validation", ()))
+    for name, known in PUBLISHED.items():
+        if (total, len(splits["test"])) != (known.train, known.test) or images.shape[-1] != len(known.mean):
+            continue
+        if np.allclose(images.mean(axis=(0, 1, 2), dtype=np.float64), known.mean, atol=SAME_MEAN):
+            warnings.warn(
+                f"{where}: by its sizes and mean pixel this is {name}, whose usual mean and std are used; store "
+                "mean and std in the file to use others",
+                InputWarning,
+                stacklevel=2,
+            )
+            return known
+    return None
 
 
 def kind(folder: Path) -> str | None:
