@@ -13,11 +13,12 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
 
+FEW = 4  # numbers that the `repr` of an array lists, at most
 MANY = 12  # names that an error message lists beside a near one, at most
 
 
@@ -66,8 +67,24 @@ class Space(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Split:
+class OneLine:
+    """A dataclass whose `repr` has one line: the fields that are not None, arrays by dtype and shape."""
+
+    def __repr__(self) -> str:
+        named = ((field.name, getattr(self, field.name)) for field in fields(cast(Any, self)))
+        shown = (f"{name}={_shown(value)}" for name, value in named if value is not None)
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _shown(value: Any) -> str:
+    if not isinstance(value, np.ndarray):
+        return repr(value)
+    few = value.ndim == 1 and len(value) <= FEW
+    return np.array2string(value, precision=4, separator=", ") if few else f"{value.dtype} {value.shape}"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Split(OneLine):
     """Labelled images of one split: images (N, H, W, K) float32 in the data's space, labels (N,) int32."""
 
     images: np.ndarray
@@ -77,8 +94,8 @@ class Split:
         return len(self.labels)
 
 
-@dataclass(frozen=True)
-class RealData:
+@dataclass(frozen=True, eq=False, repr=False)
+class RealData(OneLine):
     """A real dataset on the host.
 
     `validation` is None unless the dataset fixes one or one was held out of `train`
@@ -102,8 +119,8 @@ class RealData:
         return h, w, k
 
 
-@dataclass(frozen=True)
-class DistilledSets:
+@dataclass(frozen=True, eq=False, repr=False)
+class DistilledSets(OneLine):
     """D distilled sets of one shape, checked against the real data they stand for.
 
     `images` (D, N, H, W, K) float32 in the real data's space; `labels` (D, N) int32 hard labels;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -10,25 +11,24 @@ from typing import NamedTuple
 import numpy as np
 
 from ddr_jax.data import folders, spaces, tfds
+from ddr_jax.data.folders import PUBLISHED, Arrays, Known
 from ddr_jax.data.readers import read_npz
 from ddr_jax.data.spaces import Normalised
 from ddr_jax.types import InputError, RealData, Split, nearest
 
+DATASETS = ("digits", *PUBLISHED)
 MAX_VALIDATION = 5_000  # images held out at most
 _DIGITS = Path(__file__).parent / "bundled" / "digits.npz"
-_SPLITS = ("train", "validation", "test")
-_OPTIONAL = ("x_validation", "y_validation", "mean", "std", "flips", "white")
+_REQUIRED = ("x_train", "y_train", "x_test", "y_test")
+_STATED = ("mean", "std", "flips", "white")
 _HOLD_OUT_SEED = 20_220
 
 
-DATASETS = ("digits", *folders.PUBLISHED)
-
-
 def load_dataset(
-    name_or_path: str | os.PathLike,
+    name_or_path: str | os.PathLike[str],
     *,
     size: int | tuple[int, int] | None = None,
-    data_dir: str | os.PathLike | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
     download: bool = False,
     zca: str | None = None,
 ) -> RealData:
@@ -56,58 +56,23 @@ def load_dataset(
     DC-BENCH) and "kip" (KIP, RFAD): fitted to the train split as it is stored, applied to every split.
     Raises `InputError` for anything missing, unreadable or inconsistent.
     """
+    if not isinstance(name_or_path, str | os.PathLike):
+        raise InputError(f"name_or_path is a {type(name_or_path).__name__}; expected the name of a dataset, or a path")
     if zca is not None:
         spaces.check_kind(zca)
-    return _real_data(_found(os.fspath(name_or_path), _sides(size), data_dir, download), zca)
+    return _real_data(_find(os.fspath(name_or_path), _sides(size), data_dir, download), zca)
 
 
-class _Found(NamedTuple):
-    """Real data as it is stored: its name, arrays as in an `.npz`, where it was, and what it is known to be."""
+def as_real(real: RealData | str | os.PathLike[str]) -> RealData:
+    """Real data that are given by a name or a path, as `load_dataset` reads them, or loaded already.
 
-    name: str
-    raw: dict[str, np.ndarray]
-    where: str
-    known: folders.Known | None
-
-
-def _found(text: str, sides: tuple[int, int] | None, data_dir: str | os.PathLike | None, download: bool) -> _Found:
-    path = _DIGITS if text == "digits" else Path(text).expanduser()
-    if text in folders.PUBLISHED:
-        return _find_known(text, sides, data_dir, download)
-    if path.is_dir():
-        name = path.resolve().name
-        known = folders.PUBLISHED.get(folders.kind(path) or "") or folders.named_by(name)
-        return _Found(name, folders.read_folder(path, sides), str(path), known)
-    if sides is not None:
-        raise InputError(f"{text}: {folders.NO_SIZE}")
-    if path.suffix or os.sep in text:
-        return _find_npz(path)
-    raise InputError(f"unknown dataset {text!r}: {nearest(text, DATASETS)} Or give a path: an .npz file or a folder")
-
-
-def _sides(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    sides = (size, size) if isinstance(size, int) else size
-    if sides is not None and (len(sides) != 2 or min(sides) < 1):
-        raise InputError(f"size must be a side or (height, width) in pixels, got {size}")
-    return sides
-
-
-def _find_known(name: str, size: tuple[int, int] | None, data_dir: str | os.PathLike | None, download: bool) -> _Found:
-    """A dataset by name: from a folder in its published form if `data_dir` leads to one, else tensorflow-datasets."""
-    known = folders.PUBLISHED[name]
-    if data_dir is not None:
-        root = Path(data_dir).expanduser()
-        forms = ("images", "idx" if name.endswith("mnist") else name)
-        for folder in (root, root / known.folder, root / name):
-            if folders.kind(folder) in forms:
-                return _Found(name, folders.read_folder(folder, size, known.tree), str(folder), known)
-    if known.tree is not None:
-        where = "set data_dir (--data-dir) to" if data_dir is None else f"{data_dir} is not"
-        raise InputError(f"{name} is read from images on disk: {where} a folder with train/CLASS/... and val/CLASS/...")
-    if size is not None:
-        raise InputError(f"{name}: {folders.NO_SIZE}")
-    raw, folder = tfds.read(name, data_dir, download, {"train": known.train, "test": known.test})
-    return _Found(name, raw, str(folder), known)
+    Raises `InputError` for anything else, and as `load_dataset` does.
+    """
+    if isinstance(real, RealData):
+        return real
+    if not isinstance(real, str | os.PathLike):
+        raise InputError(f"real is a {type(real).__name__}; expected a name, a path, or what load_dataset gave")
+    return load_dataset(real)
 
 
 def with_validation(real: RealData, share: float = 0.1) -> RealData:
@@ -150,17 +115,20 @@ def random_subset(labels: np.ndarray | Split, counts: np.ndarray, rng: np.random
 
     `labels` are (N,) class indices, or the split that holds them. Raises `InputError` if a class has too few.
     """
-    labels = labels.labels if isinstance(labels, Split) else np.asarray(labels)
-    drawn = []
-    for c, count in enumerate(counts):
-        members = np.flatnonzero(labels == c)
-        if count > len(members):
+    members = class_members(labels.labels if isinstance(labels, Split) else labels, counts)
+    return np.concatenate([rng.choice(own, n, replace=False) for own, n in zip(members, counts, strict=True)])
+
+
+def class_members(labels: np.ndarray, counts: np.ndarray) -> list[np.ndarray]:
+    """Where in `labels` (N,) each class is; raises `InputError` unless class c is there `counts[c]` times."""
+    members = [np.flatnonzero(labels == c) for c in range(len(counts))]
+    for c, (own, count) in enumerate(zip(members, counts, strict=True)):
+        if count > len(own):
             raise InputError(
-                f"a random subset needs {count} images of class {c}, and the real data has {len(members)}: "
-                "use a smaller distilled set or more real data"
+                f"a baseline needs {count} images of class {c}, and the real data has {len(own)}: use a smaller "
+                "distilled set or more real data"
             )
-        drawn.append(rng.choice(members, count, replace=False))
-    return np.concatenate(drawn)
+    return members
 
 
 # Checks that distilled.py shares
@@ -178,48 +146,119 @@ def class_indices(labels: np.ndarray, where: str) -> np.ndarray:
     return labels.astype(np.int32)
 
 
-# .npz
+def as_floats(images: np.ndarray, where: str, white: int = 255) -> np.ndarray:
+    """`images` as float32 in C order, uint8 divided by `white`; the array itself if it is that already.
+
+    Raises `InputError` for other numbers than uint8 and floats.
+    """
+    if images.dtype != np.uint8 and images.dtype.kind != "f":
+        raise InputError(f"{where}: images must be uint8 or floats, got {images.dtype}")
+    floats = images.astype(np.float32, order="C", copy=False)
+    if images.dtype == np.uint8:
+        floats /= white
+    return floats
+
+
+# Where data are
+
+
+class _Found(NamedTuple):
+    """Real data as they are stored: `stated` is what an `.npz` says besides the splits."""
+
+    name: str
+    where: str
+    known: Known | None
+    splits: Arrays
+    stated: dict[str, np.ndarray]
+
+
+def _find(text: str, sides: tuple[int, int] | None, data_dir: str | os.PathLike[str] | None, download: bool) -> _Found:
+    path = _DIGITS if text == "digits" else Path(text).expanduser()
+    if text in PUBLISHED:
+        return _find_published(text, sides, data_dir, download)
+    if path.is_dir():
+        name = path.resolve().name
+        known = PUBLISHED.get(folders.kind(path) or "") or folders.named_by(name)
+        return _Found(name, str(path), known, folders.read_folder(path, sides), {})
+    if sides is not None:
+        raise InputError(f"{text}: {folders.NO_SIZE}")
+    if path.suffix or os.sep in text:
+        return _find_npz(path)
+    raise InputError(f"unknown dataset {text!r}: {nearest(text, DATASETS)} Or give a path: an .npz file or a folder")
+
+
+def _sides(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    try:
+        height, width = map(operator.index, (size, size) if isinstance(size, int) else size)
+    except (TypeError, ValueError):
+        height = width = 0
+    if min(height, width) < 1:
+        raise InputError(f"size must be a side or (height, width) in pixels, got {size}")
+    return height, width
+
+
+def _find_published(
+    name: str, size: tuple[int, int] | None, data_dir: str | os.PathLike[str] | None, download: bool
+) -> _Found:
+    """A dataset by name: from a folder in its published form if `data_dir` leads to one, else tensorflow-datasets."""
+    known = PUBLISHED[name]
+    if data_dir is not None:
+        root = Path(data_dir).expanduser()
+        forms = ("images", "idx" if name.endswith("mnist") else name)
+        for folder in (root, root / known.folder, root / name):
+            if folders.kind(folder) in forms:
+                return _Found(name, str(folder), known, folders.read_folder(folder, size, known.tree), {})
+    if known.tree is not None:
+        where = "set data_dir (--data-dir) to" if data_dir is None else f"{data_dir} is not"
+        raise InputError(f"{name} is read from images on disk: {where} a folder with train/CLASS/... and val/CLASS/...")
+    if size is not None:
+        raise InputError(f"{name}: {folders.NO_SIZE}")
+    splits, folder = tfds.read(name, known, data_dir, download)
+    return _Found(name, str(folder), known, splits, {})
 
 
 def _find_npz(path: Path) -> _Found:
     if path.suffix != ".npz":
         raise InputError(f"{path}: no such folder, and only .npz files are read; save the arrays with numpy.savez")
-    raw = read_npz(path, tfds.REQUIRED, _OPTIONAL)
+    raw = read_npz(path, _REQUIRED, ("x_validation", "y_validation", *_STATED))
     for half, other in (("mean", "std"), ("x_validation", "y_validation")):
         if (half in raw) != (other in raw):
             raise InputError(f"{path}: holds one of {half} and {other}; store both or neither")
-    return _Found(path.stem, raw, str(path), folders.named_by(path.stem))
+    stated = {key: raw.pop(key) for key in _STATED if key in raw}
+    splits = {key[2:]: (raw[key], raw[f"y_{key[2:]}"]) for key in raw if key.startswith("x_")}
+    return _Found(path.stem, str(path), folders.named_by(path.stem), splits, stated)
+
+
+# What data are
 
 
 def _real_data(found: _Found, zca: str | None) -> RealData:
-    name, raw, where, known = found
-    white = _white(raw, where)
-    splits = {}
-    for split in _SPLITS:
-        if f"x_{split}" in raw:
-            here = f"{where}: {split}"
-            images = _pixels(raw.pop(f"x_{split}"), white, here)
-            splits[split] = Split(images, _labels(raw.pop(f"y_{split}"), len(images), here))
-    num_classes = _check_classes(splits, where)
-    if known is None and "mean" not in raw:
+    name, where, known, arrays, stated = found
+    white = _white(stated, where)
+    # Each array is let go as soon as there are floats of it.
+    splits = {split: _split(*arrays.pop(split), white, f"{where}: {split}") for split in list(arrays)}
+    num_classes, pixels = _check_classes(splits, where), splits["train"].images
+    if known is None and "mean" not in stated:
         known = folders.told_by(splits, where)
-    constants = _constants(splits, raw, where, known)
-    space = constants if zca is None else spaces.fit(splits["train"].images, zca, constants)
+    constants = _constants(pixels, stated, where, known)
+    space = constants if zca is None else spaces.fit(pixels, zca, constants)
     for split in splits.values():
         space.images(split.images, out=split.images)
-    flips = bool(raw["flips"]) if "flips" in raw else known is None or known.flips
+    flips = bool(stated["flips"]) if "flips" in stated else known is None or known.flips
     return RealData(name, splits["train"], splits.get("validation"), splits["test"], space, num_classes, flips)
 
 
-def _white(raw: dict[str, np.ndarray], where: str) -> int:
-    white = raw.get("white", np.int64(255))
+def _white(stated: dict[str, np.ndarray], where: str) -> int:
+    white = stated.get("white", np.int64(255))
     if white.ndim or white.dtype.kind not in "iu" or not 1 <= white <= 255:
         raise InputError(f"{where}: white must be one whole number from 1 to 255, the value of a pixel of 1")
     return int(white)
 
 
-def _pixels(images: np.ndarray, white: int, where: str) -> np.ndarray:
-    """(N, H, W, K) float32 in [0, 1], in C order; the array itself if it is that already."""
+def _split(images: np.ndarray, labels: np.ndarray, white: int, where: str) -> Split:
+    """Images as pixels (N, H, W, K) float32 in [0, 1] and labels (N,)."""
     images = images[..., None] if images.ndim == 3 else images
     if images.ndim == 4 and images.shape[-1] not in (1, 3) and images.shape[1] in (1, 3):
         images = images.transpose(0, 2, 3, 1)
@@ -227,24 +266,17 @@ def _pixels(images: np.ndarray, white: int, where: str) -> np.ndarray:
         raise InputError(f"{where}: images must be (N, H, W), (N, H, W, 1) or (N, H, W, 3), got shape {images.shape}")
     if not images.size:
         raise InputError(f"{where}: no images (shape {images.shape})")
-    if images.dtype != np.uint8 and images.dtype.kind != "f":
-        raise InputError(f"{where}: images must be uint8 or floats, got {images.dtype}")
-    pixels = images.astype(np.float32, order="C", copy=False)
-    if images.dtype == np.uint8:
-        pixels /= white
+    pixels = as_floats(images, where, white)
     low, high = pixels.min(), pixels.max()
     if not (low >= 0 and high <= 1):
         raise InputError(
             f"{where}: pixels must lie in [0, 1], got {low:g} to {high:g}; store uint8 0..{white}, or floats "
             "that are neither normalised nor NaN"
         )
-    return pixels
-
-
-def _labels(labels: np.ndarray, count: int, where: str) -> np.ndarray:
+    count = len(images)
     if labels.shape not in ((count,), (count, 1)):
         raise InputError(f"{where}: {count} images need labels ({count},), got shape {labels.shape}")
-    return class_indices(labels.reshape(count), where)
+    return Split(pixels, class_indices(labels.reshape(count), where))
 
 
 def _check_classes(splits: dict[str, Split], where: str) -> int:
@@ -266,13 +298,11 @@ def _check_classes(splits: dict[str, Split], where: str) -> int:
     return len(classes)
 
 
-def _constants(
-    splits: dict[str, Split], raw: dict[str, np.ndarray], where: str, known: folders.Known | None
-) -> Normalised:
-    pixels = splits["train"].images
+def _constants(pixels: np.ndarray, stated: dict[str, np.ndarray], where: str, known: Known | None) -> Normalised:
+    """What is stated, else what is usual for the dataset, else mean and deviation of the train images' pixels."""
     channels = pixels.shape[-1]
-    if "mean" in raw:
-        return Normalised.of(raw["mean"], raw["std"], channels, where)
+    if "mean" in stated:
+        return Normalised.of(stated["mean"], stated["std"], channels, where)
     if known is not None and len(known.mean) == channels:
         return Normalised(np.array(known.mean, np.float32), np.array(known.std, np.float32))
     mean = pixels.mean(axis=(0, 1, 2), dtype=np.float64)

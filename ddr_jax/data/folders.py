@@ -1,7 +1,7 @@
 """Real data as it is published in folders: MNIST's idx files, CIFAR's batches, images by split and class.
 
-Each reader gives what an `.npz` of real data would hold: `x_train`, `y_train`, `x_test`, `y_test`, and perhaps
-`x_validation`, `y_validation`: images (N, ...) and class indices (N,).
+Readers give `Arrays`: images (N, ...) and class indices (N,) of the splits "train", "test" and perhaps "validation".
+A new published dataset is a row of `PUBLISHED`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ddr_jax.data.readers import class_names, pick, read_classes, read_idx, read_images, read_pickle, require_file
+from ddr_jax.data.readers import class_names, pick, read_classes, read_idx, read_images, read_pickle
 from ddr_jax.types import InputError, InputWarning, Split
 
+Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
 KINDS = (
     "train-images-idx3-ubyte.gz and its three companions (MNIST, Fashion-MNIST), data_batch_1 to 5 and test_batch "
     "(cifar-10-batches-py), train, test and meta (cifar-100-python), or train/CLASS/*.png with val/CLASS or test/CLASS"
@@ -42,14 +43,18 @@ class Tree:
 
 @dataclass(frozen=True)
 class Known:
-    """What is fixed about a published dataset: constants per channel, mirroring, images per split."""
+    """What is fixed about a published dataset.
+
+    `mean` and `std` are of each channel of pixels in [0, 1]; `flips` as in `types.RealData`; `train` and `test` count
+    images. `folder` is the one that its files are published in; `tree` how images by class lie in it.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     flips: bool
     train: int
     test: int
-    folder: str = ""  # that its files are published in
+    folder: str = ""
     tree: Tree | None = None
 
 
@@ -115,7 +120,7 @@ def kind(folder: Path) -> str | None:
     return None
 
 
-def read_folder(folder: Path, size: tuple[int, int] | None = None, tree: Tree | None = None) -> dict[str, np.ndarray]:
+def read_folder(folder: Path, size: tuple[int, int] | None = None, tree: Tree | None = None) -> Arrays:
     """The arrays of a folder of any `kind`; `size` and `tree` are for those of images.
 
     Raises `InputError` for a folder of no known kind and for files that are missing, damaged or inconsistent.
@@ -130,25 +135,22 @@ def read_folder(folder: Path, size: tuple[int, int] | None = None, tree: Tree | 
     return _read_idx(folder) if found == "idx" else _read_cifar(folder, found)
 
 
-def _read_idx(folder: Path) -> dict[str, np.ndarray]:
-    raw = {}
-    for split, stem in (("train", "train"), ("test", "t10k")):
-        raw[f"x_{split}"] = read_idx(folder / f"{stem}-images-idx3-ubyte.gz")
-        raw[f"y_{split}"] = read_idx(folder / f"{stem}-labels-idx1-ubyte.gz")
-    return raw
+def _read_idx(folder: Path) -> Arrays:
+    return {
+        split: (read_idx(folder / f"{stem}-images-idx3-ubyte.gz"), read_idx(folder / f"{stem}-labels-idx1-ubyte.gz"))
+        for split, stem in (("train", "train"), ("test", "t10k"))
+    }
 
 
-def _read_cifar(folder: Path, name: str) -> dict[str, np.ndarray]:
-    train, test = ([f"data_batch_{i}" for i in range(1, 6)], ["test_batch"])
-    if name == "cifar100":
-        train, test = ["train"], ["test"]
-    key = b"labels" if name == "cifar10" else b"fine_labels"
-    raw = {}
-    for split, files in (("train", train), ("test", test)):
-        batches = [_cifar_batch(folder / file, key) for file in files]
-        images, labels = zip(*batches, strict=True)
-        raw[f"x_{split}"], raw[f"y_{split}"] = np.concatenate(images), np.concatenate(labels)
-    return raw
+def _read_cifar(folder: Path, name: str) -> Arrays:
+    files, key = {"train": ["train"], "test": ["test"]}, b"fine_labels"
+    if name == "cifar10":
+        files, key = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}, b"labels"
+    splits = {}
+    for split, names in files.items():
+        images, labels = zip(*(_cifar_batch(folder / name, key) for name in names), strict=True)
+        splits[split] = np.concatenate(images), np.concatenate(labels)
+    return splits
 
 
 def _cifar_batch(path: Path, key: bytes) -> tuple[np.ndarray, np.ndarray]:
@@ -163,7 +165,7 @@ def _cifar_batch(path: Path, key: bytes) -> tuple[np.ndarray, np.ndarray]:
     return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), np.asarray(batch[key])
 
 
-def _read_tree(folder: Path, size: tuple[int, int] | None, tree: Tree | None) -> dict[str, np.ndarray]:
+def _read_tree(folder: Path, size: tuple[int, int] | None, tree: Tree | None) -> Arrays:
     """Splits of images by class: `val` is the test split, or the validation split where `test` has classes too.
 
     Of a `tree`, `val` is always the test split. It may be as Tiny ImageNet's is: `val/images` and a list.
@@ -176,11 +178,8 @@ def _read_tree(folder: Path, size: tuple[int, int] | None, tree: Tree | None) ->
     present = labelled or ["val"]
     if tree is not None:
         classes, present = _choose(folder, classes, tree), ["val"]
-    names = dict(zip(present, ("test",) if len(present) == 1 else ("validation", "test"), strict=True))
-    raw = {}
-    for source, split in {"train": "train", **names}.items():
-        raw[f"x_{split}"], raw[f"y_{split}"] = _read_split(folder, source, size, classes)
-    return raw
+    names = zip(present, ("test",) if len(present) == 1 else ("validation", "test"), strict=True)
+    return {split: _read_split(folder, source, size, classes) for source, split in [("train", "train"), *names]}
 
 
 def _has_class(folder: Path, classes: Sequence[str]) -> bool:
@@ -208,10 +207,8 @@ def _read_listed(folder: Path, size: tuple[int, int] | None, classes: Sequence[s
             )
     if not lines:
         raise InputError(f"{folder / _LIST}: lists no images; download the dataset again")
-    paths = [folder / "images" / file for file, *_ in lines]
-    for path in paths:
-        require_file(path)
-    return read_images(paths, size), np.array([index[name] for _, name, *_ in lines])
+    labels = np.array([index[name] for _, name, *_ in lines])
+    return read_images([folder / "images" / file for file, *_ in lines], size), labels
 
 
 def _choose(folder: Path, classes: Sequence[str], tree: Tree) -> list[str]:

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ddr_jax.types import InputError, fingerprint, nearest
+from ddr_jax.types import InputError, OneLine, fingerprint, nearest
 
 KINDS = ("kornia", "kip")
 _EPS = 0.1  # kornia: added to each eigenvalue; kip: times the mean eigenvalue
@@ -18,8 +18,8 @@ _NO_CONTRAST = 1e-6  # an image with less has none but rounding's
 _MAX_FEATURES = 64 * 64 * 3  # the matrix of more would take hours and many gigabytes
 
 
-@dataclass(frozen=True, eq=False)
-class Normalised:
+@dataclass(frozen=True, eq=False, repr=False)
+class Normalised(OneLine):
     """Images are (pixel − `mean`) / `std` per channel; `mean` and `std` are (K,) float32."""
 
     mean: np.ndarray
@@ -62,8 +62,8 @@ class Normalised:
         return images * self.std + self.mean
 
 
-@dataclass(frozen=True, eq=False)
-class Whitened:
+@dataclass(frozen=True, eq=False, repr=False)
+class Whitened(OneLine):
     """A whitening fitted to images of F = H·W·K features, in the order of an (H, W, K) array; made by `fit`.
 
     Pixels become (pixel − `shift`) / `scale` per channel; of kind "kip" each image is then centred and divided by

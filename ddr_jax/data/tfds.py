@@ -10,26 +10,23 @@ from typing import Any
 
 import numpy as np
 
+from ddr_jax.data.folders import Arrays, Known
 from ddr_jax.types import InputError
 
-REQUIRED = ("x_train", "y_train", "x_test", "y_test")
 
+def read(name: str, known: Known, data_dir: str | os.PathLike[str] | None, download: bool) -> tuple[Arrays, Path]:
+    """Images (N, H, W, K) uint8 and labels (N,) of the splits of a dataset, and the folder that they were in.
 
-def read(
-    name: str, data_dir: str | os.PathLike | None, download: bool, counts: dict[str, int]
-) -> tuple[dict[str, np.ndarray], Path]:
-    """The arrays of a dataset, as an `.npz` of real data holds them, and the folder they were in."""
+    Raises `InputError`, with all ways to get the data, where it is not prepared and cannot be, or has lost images.
+    """
     root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
     folder = _prepared_folder(root / name)
     if folder is None and download:
-        _prepare_tfds(name, root)
+        _prepare(name, root)
         folder = _prepared_folder(root / name)
     if folder is None:
         raise InputError(_how_to_prepare(name, root))
-    raw = {}
-    for split, count in counts.items():
-        raw[f"x_{split}"], raw[f"y_{split}"] = _read_tfds(folder, split, count)
-    return raw, folder
+    return {split: _read_split(folder, split, getattr(known, split)) for split in ("train", "test")}, folder
 
 
 def _how_to_prepare(name: str, root: Path) -> str:
@@ -39,7 +36,7 @@ def _how_to_prepare(name: str, root: Path) -> str:
         f"{name} is {state} under {root}: prepare it with download=True (--download)"
         f"{' and another data_dir (--data-dir)' if other else ''}, which needs TensorFlow (pip install "
         "'ddr-jax[tf]', 2.5 GB); or set data_dir (--data-dir) or TFDS_DATA_DIR to prepared files; or give the path "
-        f"of a {name}.npz with {', '.join(REQUIRED)}"
+        f"of a {name}.npz with x_train, y_train, x_test, y_test"
     )
 
 
@@ -61,7 +58,7 @@ def _require_tfds() -> None:
         raise InputError("datasets by name need tensorflow-datasets: pip install tensorflow-datasets")
 
 
-def _prepare_tfds(name: str, root: Path) -> None:
+def _prepare(name: str, root: Path) -> None:
     _require_tfds()
     if importlib.util.find_spec("tensorflow") is None:
         raise InputError(f"preparing {name} needs TensorFlow: pip install 'ddr-jax[tf]' (2.5 GB)")
@@ -74,8 +71,7 @@ def _prepare_tfds(name: str, root: Path) -> None:
         raise InputError(f"{name} could not be downloaded and prepared in {root}: {error}") from error
 
 
-def _read_tfds(folder: Path, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """All images (N, H, W, K) uint8 and labels (N,) of a split."""
+def _read_split(folder: Path, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
     _require_tfds()
     import tensorflow_datasets as tfds
 
@@ -85,6 +81,5 @@ def _read_tfds(folder: Path, split: str, count: int) -> tuple[np.ndarray, np.nda
         raise InputError(
             f"{folder}: {split} holds {len(source)} images instead of {count}; delete the folder and prepare it again"
         )
-    records = [(record["image"], record["label"]) for record in source]
-    images, labels = zip(*records, strict=True)
+    images, labels = zip(*((record["image"], record["label"]) for record in source), strict=True)
     return np.stack(images), np.asarray(labels)
