@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, Protocol, TypeAlias, cast
 
 import numpy as np
 
+AnyPath: TypeAlias = str | os.PathLike[str]
 FEW = 4  # numbers that the `repr` of an array lists, at most
 MANY = 12  # names that an error message lists beside a near one, at most
 
@@ -31,6 +34,11 @@ class InputError(ValueError):
 
 class InputWarning(UserWarning):
     """Something in the caller's input that is allowed but probably not meant."""
+
+
+def warn(message: str) -> None:
+    """Gives an `InputWarning` about what the caller's caller was given."""
+    warnings.warn(message, InputWarning, stacklevel=3)
 
 
 class Space(Protocol):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ddr_jax.data import folders
-from ddr_jax.data.datasets import DATASETS, load_dataset, random_subset, with_validation, without_validation
+from ddr_jax.data.datasets import DATASETS, as_real, load_dataset, random_subset, with_validation, without_validation
 from ddr_jax.data.spaces import Normalised, fit
 from ddr_jax.types import InputError, InputWarning, RealData, Split, fingerprint
 
@@ -59,6 +59,28 @@ def test_digits_are_those_of_uci_in_a_fixed_stratified_split():
     levels = images * real.space.std * 16 + real.space.mean * 16
     np.testing.assert_allclose(levels, np.rint(levels), atol=1e-4)
     assert np.rint(levels).sum() == 561_718  # of all 1,797 images
+
+
+def test_real_data_may_be_a_name_a_path_or_loaded(saved):
+    path, digits = saved(), load_dataset("digits")
+    assert as_real(digits) is digits
+    assert as_real("digits").name == "digits"
+    assert as_real(path).name == as_real(str(path)).name == "mine"
+    for given in (5, None, [digits], arrays()):
+        with pytest.raises(InputError, match=f"real is a {type(given).__name__}; expected a name, a path, or what"):
+            as_real(given)
+    with pytest.raises(InputError, match="name_or_path is a int; expected the name of a dataset, or a path"):
+        load_dataset(5)
+
+
+def test_repr_is_one_line(saved):
+    mean = [0.5, 0.25, 0.5]
+    assert repr(load_dataset(saved(mean=mean, std=mean))) == (
+        "RealData(name='mine', train=Split(images=float32 (12, 4, 4, 3), labels=int32 (12,)), "
+        "test=Split(images=float32 (12, 4, 4, 3), labels=int32 (12,)), "
+        "space=Normalised(mean=[0.5 , 0.25, 0.5 ], std=[0.5 , 0.25, 0.5 ]), num_classes=3, flips=True)"
+    )
+    assert "\n" not in repr(load_dataset(saved(), zca="kornia"))
 
 
 # .npz
@@ -568,8 +590,9 @@ def test_size_is_for_folders_of_images_and_positive(saved, idx_folder):
     for source in ("digits", "cifar10", saved(), idx_folder):
         with pytest.raises(InputError, match="a size is for folders of images"):
             load_dataset(source, size=8)
-    with pytest.raises(InputError, match="size must be a side"):
-        load_dataset("imagenette", size=0)
+    for size in (0, 2.5, (8,), (8, 0), "8"):
+        with pytest.raises(InputError, match="size must be a side"):
+            load_dataset("imagenette", size=size)
 
 
 @pytest.mark.shared
@@ -638,7 +661,7 @@ def test_whitening_of_data_is_fitted_to_train_and_applied_to_every_split(saved, 
         "validation": extra["x_train"] / 255,
         "test": arrays()["x_test"] / 255,
     }
-    fitted = fit(pixels["train"], kind, real.space)
+    fitted = fit(pixels["train"], kind, real.space, "made")
     for split, images in pixels.items():
         np.testing.assert_allclose(getattr(real, split).images, fitted.images(images), atol=1e-5)
         np.testing.assert_allclose(real.space.images(images), getattr(real, split).images, atol=1e-5)
@@ -753,6 +776,7 @@ class Builder:
 
     def __init__(self, name, data_dir, file_format):
         self.arguments = data_dir, {"train": 40, "test": 20}, file_format
+        self.data_path = data_dir / name / "3.0.1"
 
     def download_and_prepare(self):
         prepare_tfds(*self.arguments)

@@ -14,7 +14,7 @@ from ddr_jax.data import folders, spaces, tfds
 from ddr_jax.data.folders import PUBLISHED, Arrays, Known
 from ddr_jax.data.readers import read_npz
 from ddr_jax.data.spaces import Normalised
-from ddr_jax.types import InputError, RealData, Split, nearest
+from ddr_jax.types import AnyPath, InputError, RealData, Split, nearest
 
 DATASETS = ("digits", *PUBLISHED)
 MAX_VALIDATION = 5_000  # images held out at most
@@ -25,10 +25,10 @@ _HOLD_OUT_SEED = 20_220
 
 
 def load_dataset(
-    name_or_path: str | os.PathLike[str],
+    name_or_path: AnyPath,
     *,
     size: int | tuple[int, int] | None = None,
-    data_dir: str | os.PathLike[str] | None = None,
+    data_dir: AnyPath | None = None,
     download: bool = False,
     zca: str | None = None,
 ) -> RealData:
@@ -63,7 +63,7 @@ def load_dataset(
     return _real_data(_find(os.fspath(name_or_path), _sides(size), data_dir, download), zca)
 
 
-def as_real(real: RealData | str | os.PathLike[str]) -> RealData:
+def as_real(real: RealData | AnyPath) -> RealData:
     """Real data that are given by a name or a path, as `load_dataset` reads them, or loaded already.
 
     Raises `InputError` for anything else, and as `load_dataset` does.
@@ -172,7 +172,7 @@ class _Found(NamedTuple):
     stated: dict[str, np.ndarray]
 
 
-def _find(text: str, sides: tuple[int, int] | None, data_dir: str | os.PathLike[str] | None, download: bool) -> _Found:
+def _find(text: str, sides: tuple[int, int] | None, data_dir: AnyPath | None, download: bool) -> _Found:
     path = _DIGITS if text == "digits" else Path(text).expanduser()
     if text in PUBLISHED:
         return _find_published(text, sides, data_dir, download)
@@ -199,9 +199,7 @@ def _sides(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     return height, width
 
 
-def _find_published(
-    name: str, size: tuple[int, int] | None, data_dir: str | os.PathLike[str] | None, download: bool
-) -> _Found:
+def _find_published(name: str, size: tuple[int, int] | None, data_dir: AnyPath | None, download: bool) -> _Found:
     """A dataset by name: from a folder in its published form if `data_dir` leads to one, else tensorflow-datasets."""
     known = PUBLISHED[name]
     if data_dir is not None:
@@ -243,7 +241,7 @@ def _real_data(found: _Found, zca: str | None) -> RealData:
     if known is None and "mean" not in stated:
         known = folders.told_by(splits, where)
     constants = _constants(pixels, stated, where, known)
-    space = constants if zca is None else spaces.fit(pixels, zca, constants)
+    space = constants if zca is None else spaces.fit(pixels, zca, constants, where)
     for split in splits.values():
         space.images(split.images, out=split.images)
     flips = bool(stated["flips"]) if "flips" in stated else known is None or known.flips
@@ -305,10 +303,5 @@ def _constants(pixels: np.ndarray, stated: dict[str, np.ndarray], where: str, kn
         return Normalised.of(stated["mean"], stated["std"], channels, where)
     if known is not None and len(known.mean) == channels:
         return Normalised(np.array(known.mean, np.float32), np.array(known.std, np.float32))
-    mean = pixels.mean(axis=(0, 1, 2), dtype=np.float64)
-    # Image by image, since a squared copy of all of them would double the memory.
-    squares = sum(np.square(image, dtype=np.float64).mean(axis=(0, 1)) for image in pixels) / len(pixels)
-    std = np.sqrt(np.maximum(squares - mean**2, 0))
-    if (std < 1e-6).any():
-        raise InputError(f"{where}: a channel of the train images is constant, so it cannot be normalised")
+    mean, std = spaces.channels(pixels, where)
     return Normalised(mean.astype(np.float32), std.astype(np.float32))

@@ -7,7 +7,6 @@ A new published dataset is a row of `PUBLISHED`.
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ddr_jax.data.readers import class_names, pick, read_classes, read_idx, read_images, read_pickle
-from ddr_jax.types import InputError, InputWarning, Split
+from ddr_jax.types import InputError, Split, warn
 
 Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
 KINDS = (
@@ -97,11 +96,9 @@ def told_by(splits: dict[str, Split], where: str) -> Known | None:
         if (total, len(splits["test"])) != (known.train, known.test) or images.shape[-1] != len(known.mean):
             continue
         if np.allclose(images.mean(axis=(0, 1, 2), dtype=np.float64), known.mean, atol=SAME_MEAN):
-            warnings.warn(
+            warn(
                 f"{where}: by its sizes and mean pixel this is {name}, whose usual mean and std are used; store "
-                "mean and std in the file to use others",
-                InputWarning,
-                stacklevel=2,
+                "mean and std in the file to use others"
             )
             return known
     return None

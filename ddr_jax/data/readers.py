@@ -8,7 +8,6 @@ import importlib
 import importlib.util
 import os
 import pickle
-import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ddr_jax.types import InputError, InputWarning
+from ddr_jax.types import InputError, warn
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 _GREY = ("1", "L", "LA")
@@ -140,14 +139,10 @@ def read_pt(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in _STAND_INS.items()]):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path}: not a file of torch.save, or holds more than tensors, numbers and text, which could run a "
-            "stranger's code; save images and labels as a dictionary of tensors"
-        ) from error
     except Exception as error:
         raise InputError(
-            f"{path}: damaged, or not a file of torch.save ({type(error).__name__}); copy or make it again"
+            f"{path}: damaged, not a file of torch.save, or holds more than tensors, numbers and text, which could run "
+            f"a stranger's code ({type(error).__name__}); save images and labels as a dictionary of tensors"
         ) from error
 
 
@@ -181,9 +176,10 @@ def as_array(value: Any, where: Path | str) -> np.ndarray:
     except (TypeError, ValueError, RuntimeError):
         array = np.empty(0, object)
     if array.dtype.kind not in "biuf":
+        got = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
         raise InputError(
-            f"{where}: holds a {type(value).__name__} where an array of numbers is expected; give an array of images "
-            "or labels alone, or a dictionary with images and labels"
+            f"{where}: holds {got} where an array of numbers is expected; give an array of images or labels alone, or "
+            "a dictionary with images and labels"
         )
     return array
 
@@ -259,11 +255,9 @@ def class_names(folder: Path) -> list[str]:
     if not names:
         raise InputError(f"{folder}: holds no sub-folders; put the images of each class into one of its own")
     if all(name.isdecimal() for name in names) and names != sorted(names, key=int):
-        warnings.warn(
+        warn(
             f"{folder}: classes are numbered in the order of their names as text, {', '.join(names[:4])}, ...; pad "
-            "the names with zeros if their numbers are meant",
-            InputWarning,
-            stacklevel=2,
+            "the names with zeros if their numbers are meant"
         )
     return names
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -27,7 +27,7 @@ class Normalised(OneLine):
     name: ClassVar[str] = "normalised"
 
     @classmethod
-    def of(cls, mean: np.ndarray, std: np.ndarray, channels: int, where: str) -> Normalised:
+    def of(cls, mean: Any, std: Any, channels: int, where: str) -> Normalised:
         """By given constants; raises `InputError`, which begins with `where`, unless they fit pixels in [0, 1]."""
         mean, std = np.asarray(mean, np.float32).ravel(), np.asarray(std, np.float32).ravel()
         if not len(mean) == len(std) == channels:
@@ -111,7 +111,7 @@ def check_kind(kind: str) -> None:
         raise InputError(f"unknown ZCA whitening {kind!r}: {nearest(kind, KINDS)}")
 
 
-def fit(pixels: np.ndarray, kind: str, constants: Normalised) -> Whitened:
+def fit(pixels: np.ndarray, kind: str, constants: Normalised, where: str) -> Whitened:
     """The whitening of train images: pixels (N, H, W, K) in [0, 1], which `constants` would normalise.
 
     "kornia" is kornia's ZCAWhitening with eps = 0.1, which DD-Ranking, MTT and DC-BENCH use: where U diag(s) Uᵀ is
@@ -122,7 +122,7 @@ def fit(pixels: np.ndarray, kind: str, constants: Normalised) -> Whitened:
     that is constant.
     """
     check_kind(kind)
-    size, channels = math.prod(pixels.shape[1:]), pixels.shape[-1]
+    size, depth = math.prod(pixels.shape[1:]), pixels.shape[-1]
     if size > _MAX_FEATURES:
         raise InputError(
             f"ZCA whitening of images of {size} numbers is out of reach (at most {_MAX_FEATURES}, 64×64×3); give a "
@@ -131,10 +131,10 @@ def fit(pixels: np.ndarray, kind: str, constants: Normalised) -> Whitened:
     if len(pixels) < 2:
         raise InputError("ZCA whitening needs two train images at least; give more real data")
     if kind == "kip":
-        shift, scale = _channels(pixels)
+        shift, scale = channels(pixels, where)
         centre = np.zeros(size)
     else:
-        shift, scale = np.zeros(channels), np.ones(channels)
+        shift, scale = np.zeros(depth), np.ones(depth)
         centre = pixels.mean(0, dtype=np.float64).ravel()
     matrix = _matrix(pixels, kind, shift, scale, centre)
     return Whitened(kind, constants.mean, constants.std, shift, scale, centre, matrix)
@@ -152,13 +152,17 @@ def _matrix(pixels: np.ndarray, kind: str, shift: np.ndarray, scale: np.ndarray,
     return directions / np.sqrt(np.maximum(variances, 0) + eps) @ directions.T
 
 
-def _channels(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (K,) of the channels."""
-    mean = pixels.mean((0, 1, 2), dtype=np.float64)
-    squares = [np.square(rows).sum(0) for _, rows in _chunks(pixels, "kornia", mean, np.ones(len(mean)))]
-    std = np.sqrt(np.sum(squares, axis=0).reshape(-1, len(mean)).mean(0) / len(pixels))
+def channels(pixels: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (K,) float64 of each channel of pixels (N, H, W, K).
+
+    Raises `InputError`, which begins with `where`, if a channel is constant.
+    """
+    mean = pixels.mean(axis=(0, 1, 2), dtype=np.float64)
+    # Image by image, since a squared copy of all of them would double the memory.
+    squares = sum(np.square(image, dtype=np.float64).mean(axis=(0, 1)) for image in pixels) / len(pixels)
+    std = np.sqrt(np.maximum(squares - mean**2, 0))
     if (std < 1e-6).any():
-        raise InputError("ZCA whitening of kind 'kip' standardises channels, and one of the train images' is constant")
+        raise InputError(f"{where}: a channel of the train images is constant, so it cannot be normalised")
     return mean, std
 
 

@@ -11,21 +11,21 @@ from typing import Any
 import numpy as np
 
 from ddr_jax.data.folders import Arrays, Known
-from ddr_jax.types import InputError
+from ddr_jax.types import AnyPath, InputError
 
 
-def read(name: str, known: Known, data_dir: str | os.PathLike[str] | None, download: bool) -> tuple[Arrays, Path]:
+def read(name: str, known: Known, data_dir: AnyPath | None, download: bool) -> tuple[Arrays, Path]:
     """Images (N, H, W, K) uint8 and labels (N,) of the splits of a dataset, and the folder that they were in.
 
     Raises `InputError`, with all ways to get the data, where it is not prepared and cannot be, or has lost images.
     """
     root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
     folder = _prepared_folder(root / name)
-    if folder is None and download:
-        _prepare(name, root)
-        folder = _prepared_folder(root / name)
-    if folder is None:
+    if folder is None and not download:
         raise InputError(_how_to_prepare(name, root))
+    if importlib.util.find_spec("tensorflow_datasets") is None:
+        raise InputError("datasets by name need tensorflow-datasets: pip install tensorflow-datasets")
+    folder = folder or _prepare(name, root)
     return {split: _read_split(folder, split, getattr(known, split)) for split in ("train", "test")}, folder
 
 
@@ -53,26 +53,21 @@ def _prepared_folder(folder: Path) -> Path | None:
     return max(versions, key=lambda child: [int(part) for part in child.name.split(".")], default=None)
 
 
-def _require_tfds() -> None:
-    if importlib.util.find_spec("tensorflow_datasets") is None:
-        raise InputError("datasets by name need tensorflow-datasets: pip install tensorflow-datasets")
-
-
-def _prepare(name: str, root: Path) -> None:
-    _require_tfds()
+def _prepare(name: str, root: Path) -> Path:
     if importlib.util.find_spec("tensorflow") is None:
         raise InputError(f"preparing {name} needs TensorFlow: pip install 'ddr-jax[tf]' (2.5 GB)")
     import tensorflow_datasets as tfds
 
     # Another's library on an unknown network: whatever fails there is news for the user, not for a debugger.
     try:
-        tfds.builder(name, data_dir=root, file_format="array_record").download_and_prepare()
+        builder = tfds.builder(name, data_dir=root, file_format="array_record")
+        builder.download_and_prepare()
     except Exception as error:
         raise InputError(f"{name} could not be downloaded and prepared in {root}: {error}") from error
+    return Path(builder.data_path)
 
 
 def _read_split(folder: Path, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-    _require_tfds()
     import tensorflow_datasets as tfds
 
     builder: Any = tfds.builder_from_directory(folder)
