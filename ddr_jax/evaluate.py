@@ -327,7 +327,7 @@ class _Source:
 def _check(settings: Settings, sets: DistilledSets, real: RealData) -> None:
     for protocol in (settings.protocol, settings.real_protocol, settings.teacher_protocol):
         nets.check(protocol.student, real.image_shape, real.num_classes)
-        if real.whitening is not None and of_pixels(protocol.augment):
+        if real.space.name == "zca" and of_pixels(protocol.augment):
             raise InputError(
                 "RandAugment works on pixels, which whitened images are not: choose another augmentation, or leave out "
                 "zca (--zca)"

@@ -3,7 +3,8 @@
 Letters for shapes, here and everywhere:
     D sets   R learning rates   S seeds   P students in a population   E evaluation points
     N training images   M evaluation images   B batch   C classes   K channels   H, W sides
-Images are (N, H, W, K) float32, normalised: (pixel in [0, 1] − mean) / std per channel; or whitened.
+Images are (N, H, W, K) float32, in the real data's `Space`: normalised, (pixel in [0, 1] − mean) / std per channel, or
+whitened.
 Accuracies are fractions in [0, 1].
 """
 
@@ -11,15 +12,16 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
+import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Protocol, TypeAlias, cast
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from ddr_jax.data.spaces import Whitening
-
+AnyPath: TypeAlias = str | os.PathLike[str]
+FEW = 4  # numbers that the `repr` of an array lists, at most
 MANY = 12  # names that an error message lists beside a near one, at most
 
 
@@ -34,9 +36,64 @@ class InputWarning(UserWarning):
     """Something in the caller's input that is allowed but probably not meant."""
 
 
-@dataclass(frozen=True)
-class Split:
-    """Labelled images of one split: images (N, H, W, K) float32 normalised or whitened, labels (N,) int32."""
+def warn(message: str) -> None:
+    """Gives an `InputWarning` about what the caller's caller was given."""
+    warnings.warn(message, InputWarning, stacklevel=3)
+
+
+class Space(Protocol):
+    """How pixels in [0, 1] become the images that networks see, and how they come back; see `data.spaces`.
+
+    `name` is the word by which distilled sets declare images of this space. `mean` and `std` (K,) float32, in units of
+    pixels in [0, 1], are the constants by which images that are declared normalised are understood, in any space.
+    `digest` tells spaces apart that make different images.
+    """
+
+    name: ClassVar[str]
+
+    @property
+    def mean(self) -> np.ndarray:
+        """(K,) float32."""
+        ...
+
+    @property
+    def std(self) -> np.ndarray:
+        """(K,) float32."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Of all that the images depend on besides the pixels."""
+        ...
+
+    def images(self, pixels: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Images (..., H, W, K) float32 of pixels in [0, 1]; written into `out` if given, which may be the pixels."""
+        ...
+
+    def pixels(self, images: np.ndarray) -> np.ndarray:
+        """The pixels (..., H, W, K) that become these images, not clipped to [0, 1]."""
+        ...
+
+
+class OneLine:
+    """A dataclass whose `repr` has one line: the fields that are not None, arrays by dtype and shape."""
+
+    def __repr__(self) -> str:
+        named = ((field.name, getattr(self, field.name)) for field in fields(cast(Any, self)))
+        shown = (f"{name}={_shown(value)}" for name, value in named if value is not None)
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _shown(value: Any) -> str:
+    if not isinstance(value, np.ndarray):
+        return repr(value)
+    few = value.ndim == 1 and len(value) <= FEW
+    return np.array2string(value, precision=4, separator=", ") if few else f"{value.dtype} {value.shape}"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Split(OneLine):
+    """Labelled images of one split: images (N, H, W, K) float32 in the data's space, labels (N,) int32."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -45,26 +102,23 @@ class Split:
         return len(self.labels)
 
 
-@dataclass(frozen=True)
-class RealData:
+@dataclass(frozen=True, eq=False, repr=False)
+class RealData(OneLine):
     """A real dataset on the host.
 
     `validation` is None unless the dataset fixes one or one was held out of `train`
     (see `datasets.with_validation`, `datasets.without_validation`).
-    `mean` and `std` are (K,) float32, in units of pixels in [0, 1].
+    `space` is what made the images of pixels.
     `flips` says whether a mirrored image keeps its class (false for digits).
-    `whitening` is what made the images of pixels in place of `mean` and `std`, or None.
     """
 
     name: str
     train: Split
     validation: Split | None
     test: Split
-    mean: np.ndarray
-    std: np.ndarray
+    space: Space
     num_classes: int
     flips: bool
-    whitening: Whitening | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -73,11 +127,11 @@ class RealData:
         return h, w, k
 
 
-@dataclass(frozen=True)
-class DistilledSets:
+@dataclass(frozen=True, eq=False, repr=False)
+class DistilledSets(OneLine):
     """D distilled sets of one shape, checked against the real data they stand for.
 
-    `images` (D, N, H, W, K) float32, normalised or whitened as the real data; `labels` (D, N) int32 hard labels;
+    `images` (D, N, H, W, K) float32 in the real data's space; `labels` (D, N) int32 hard labels;
     `soft_labels` (D, N, C) float32 logits, or None where the files hold none; `names` (D,).
     """
 

@@ -116,7 +116,7 @@ def load(sizes: Sizes) -> Pixels:
         import ddr_jax as ddr
 
         real = ddr.load_dataset("digits")
-        mean, std = real.mean, real.std
+        mean, std = real.space.mean, real.space.std
         splits = [(split.images, split.labels) for split in (real.train, real.test)]
         train, test = (((np.rint((x * std + mean) * 255)).astype(np.uint8), y) for x, y in splits)
     else:
@@ -396,13 +396,15 @@ class Ours:
 
     def real(self):
         """The real data, decoded and normalised from its pixels."""
+        from ddr_jax.data.spaces import Normalised
         from ddr_jax.types import RealData, Split
 
         def split(images, labels):
             return Split(self.pixels.normalised(images), labels.astype(np.int32))
 
         train, test = split(*self.pixels.train), split(*self.pixels.test)
-        return RealData("subset", train, None, test, self.pixels.mean, self.pixels.std, CLASSES, flips=True)
+        space = Normalised(self.pixels.mean, self.pixels.std)
+        return RealData("subset", train, None, test, space, CLASSES, flips=True)
 
     def protocol(self, **changes):
         import ddr_jax as ddr

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from ddr_jax.data.spaces import Normalised
 from ddr_jax.types import RealData, Split
 
 DEVICES = 2
@@ -35,4 +36,4 @@ def real() -> RealData:
         return Split(images.astype(np.float32), labels)
 
     one = np.ones(1, np.float32)
-    return RealData("blobs", split(90), split(30), split(30), 0 * one, one, num_classes=3, flips=True)
+    return RealData("blobs", split(90), split(30), split(30), Normalised(0 * one, one), num_classes=3, flips=True)

@@ -20,12 +20,13 @@ hits = []
 jax.monitoring.register_event_listener(lambda name, **_: hits.append(name.endswith("cache_hits")))
 from ddr_jax.train.arms import Arm, Runner, TrainingSet, train_arms
 from ddr_jax.protocols.protocol import Protocol
+from ddr_jax.data.spaces import Normalised
 from ddr_jax.types import RealData, Split, fingerprint
 rng = np.random.default_rng(0)
 labels = np.arange(8, dtype=np.int32) % 2
 images = rng.normal(size=(8, 8, 8, 1)).astype(np.float32)
 split, one = Split(images, labels), np.ones(1, np.float32)
-real = RealData("noise", split, None, split, 0 * one, one, num_classes=2, flips=True)
+real = RealData("noise", split, None, split, Normalised(0 * one, one), num_classes=2, flips=True)
 training = TrainingSet("set", images, np.eye(2, dtype=np.float32)[labels])
 protocol = Protocol(student="ConvNet-1", width=4, epochs=2)
 arm = Arm("syn-any", protocol, ((training,),), keep=True)

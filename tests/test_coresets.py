@@ -6,6 +6,7 @@ import pytest
 
 from ddr_jax import nets
 from ddr_jax.data.baselines import BASELINES, IN_FEATURES, VARYING
+from ddr_jax.data.spaces import Normalised
 from ddr_jax.train import teachers
 from ddr_jax.types import InputError, RealData, Split
 
@@ -21,7 +22,7 @@ def line(*values, name="line"):
     images = np.array(values, np.float32).reshape(-1, 1, 1, 1)
     split = Split(images, np.zeros(len(images), np.int32))
     one = np.ones(1, np.float32)
-    return RealData(name, split, None, split, 0 * one, one, num_classes=1, flips=False)
+    return RealData(name, split, None, split, Normalised(0 * one, one), num_classes=1, flips=False)
 
 
 def drawn_from_line(name, values, count, seed=0):

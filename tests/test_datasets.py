@@ -1,4 +1,5 @@
 import gzip
+import importlib.util
 import io
 import pickle
 import shutil
@@ -8,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddr_jax.data import datasets
-from ddr_jax.data.datasets import DATASETS, load_dataset, random_subset, with_validation, without_validation
-from ddr_jax.data.spaces import fit
+from ddr_jax.data import folders
+from ddr_jax.data.datasets import DATASETS, as_real, load_dataset, random_subset, with_validation, without_validation
+from ddr_jax.data.spaces import Normalised, fit
 from ddr_jax.types import InputError, InputWarning, RealData, Split, fingerprint
 
 CIFAR_MEAN = np.float32([0.4914, 0.4822, 0.4465])
@@ -40,7 +41,7 @@ def real_data(labels, classes=3):
     labels = np.asarray(labels, np.int32)
     images = np.arange(len(labels), dtype=np.float32).reshape(-1, 1, 1, 1)
     split = Split(images, labels)
-    return RealData("made", split, None, split, np.zeros(1), np.ones(1), classes, False)
+    return RealData("made", split, None, split, Normalised(np.zeros(1), np.ones(1)), classes, False)
 
 
 # digits
@@ -55,9 +56,31 @@ def test_digits_are_those_of_uci_in_a_fixed_stratified_split():
     assert all(np.ptp(count) <= 5 for count in counts)
     np.testing.assert_array_equal(sum(counts), [178, 182, 177, 183, 181, 182, 181, 179, 174, 180])
     images = np.concatenate([s.images for s in (real.train, real.validation, real.test)])
-    levels = images * real.std * 16 + real.mean * 16
+    levels = images * real.space.std * 16 + real.space.mean * 16
     np.testing.assert_allclose(levels, np.rint(levels), atol=1e-4)
     assert np.rint(levels).sum() == 561_718  # of all 1,797 images
+
+
+def test_real_data_may_be_a_name_a_path_or_loaded(saved):
+    path, digits = saved(), load_dataset("digits")
+    assert as_real(digits) is digits
+    assert as_real("digits").name == "digits"
+    assert as_real(path).name == as_real(str(path)).name == "mine"
+    for given in (5, None, [digits], arrays()):
+        with pytest.raises(InputError, match=f"real is a {type(given).__name__}; expected a name, a path, or what"):
+            as_real(given)
+    with pytest.raises(InputError, match="name_or_path is a int; expected the name of a dataset, or a path"):
+        load_dataset(5)
+
+
+def test_repr_is_one_line(saved):
+    mean = [0.5, 0.25, 0.5]
+    assert repr(load_dataset(saved(mean=mean, std=mean))) == (
+        "RealData(name='mine', train=Split(images=float32 (12, 4, 4, 3), labels=int32 (12,)), "
+        "test=Split(images=float32 (12, 4, 4, 3), labels=int32 (12,)), "
+        "space=Normalised(mean=[0.5 , 0.25, 0.5 ], std=[0.5 , 0.25, 0.5 ]), num_classes=3, flips=True)"
+    )
+    assert "\n" not in repr(load_dataset(saved(), zca="kornia"))
 
 
 # .npz
@@ -101,16 +124,16 @@ def test_validation_of_the_file_is_kept(saved):
 def test_constants_are_of_the_train_pixels_when_nobody_states_them(saved):
     real = load_dataset(saved())
     pixels = arrays()["x_train"] / 255
-    np.testing.assert_allclose(real.mean, pixels.mean((0, 1, 2)), rtol=1e-6)
-    np.testing.assert_allclose(real.std, pixels.std((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(real.space.mean, pixels.mean((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(real.space.std, pixels.std((0, 1, 2)), rtol=1e-6)
     np.testing.assert_allclose(real.train.images.std((0, 1, 2)), 1, rtol=1e-4)
     assert real.flips
 
 
 def test_constants_of_the_file_win_over_its_name(saved):
     real = load_dataset(saved("cifar10", mean=[0.5, 0.5, 0.5], std=[0.25, 0.25, 0.25], flips=False))
-    np.testing.assert_array_equal(real.mean, np.float32([0.5, 0.5, 0.5]))
-    np.testing.assert_array_equal(real.std, np.float32([0.25, 0.25, 0.25]))
+    np.testing.assert_array_equal(real.space.mean, np.float32([0.5, 0.5, 0.5]))
+    np.testing.assert_array_equal(real.space.std, np.float32([0.25, 0.25, 0.25]))
     assert not real.flips
 
 
@@ -125,22 +148,22 @@ def test_constants_of_the_file_win_over_its_name(saved):
 )
 def test_name_of_a_file_brings_its_datasets_constants(saved, stem, mean, flips):
     real = load_dataset(saved(stem))
-    assert real.mean[0] == np.float32(mean)
+    assert real.space.mean[0] == np.float32(mean)
     assert real.flips == flips
 
 
 @pytest.mark.parametrize(("stem", "mean"), [("mnist", 0.1307), ("Fashion-MNIST", 0.2860)])
 def test_name_of_a_grey_file_brings_its_datasets_constants(saved, stem, mean):
-    assert load_dataset(saved(stem, **arrays((4, 4, 1)))).mean == np.float32(mean)
+    assert load_dataset(saved(stem, **arrays((4, 4, 1)))).space.mean == np.float32(mean)
 
 
 def test_a_published_dataset_under_another_name_is_told_by_its_content(saved, monkeypatch):
     content = arrays()
     mean = tuple(content["x_train"].mean((0, 1, 2)) / 255 + 1e-4)
-    monkeypatch.setitem(datasets._KNOWN, "cifar10", datasets._Known(mean, (0.5,) * 3, False, 12, 12))
+    monkeypatch.setitem(folders.PUBLISHED, "cifar10", folders.Known(mean, (0.5,) * 3, False, 12, 12))
     with pytest.warns(InputWarning, match="this is cifar10"):
         real = load_dataset(saved("downloaded"))
-    np.testing.assert_allclose(real.std, 0.5)
+    np.testing.assert_allclose(real.space.std, 0.5)
     assert not real.flips
 
 
@@ -148,7 +171,7 @@ def test_a_published_dataset_under_another_name_is_told_by_its_content(saved, mo
 def test_another_name_or_number_of_channels_brings_no_constants(saved, stem, shape):
     content = arrays(shape)
     real = load_dataset(saved(stem, **content))
-    np.testing.assert_allclose(real.mean, [content["x_train"].mean() / 255], rtol=1e-5)
+    np.testing.assert_allclose(real.space.mean, [content["x_train"].mean() / 255], rtol=1e-5)
 
 
 BLACK = np.zeros((12, 4, 4, 3), np.uint8)
@@ -253,7 +276,7 @@ def test_idx_files_are_read_with_the_constants_of_their_name(idx_folder):
     np.testing.assert_array_equal(real.train.labels, content["y_train"])
     assert (real.name, real.flips) == ("fashion_mnist", True)
     by_path = load_dataset(idx_folder)
-    np.testing.assert_allclose(by_path.mean, [content["x_train"].mean() / 255], rtol=1e-5)
+    np.testing.assert_allclose(by_path.space.mean, [content["x_train"].mean() / 255], rtol=1e-5)
     assert by_path.name == "raw"
 
 
@@ -261,7 +284,7 @@ def test_idx_files_are_read_with_the_constants_of_their_name(idx_folder):
 def test_published_folder_is_found_below_data_dir(idx_folder, tmp_path, place):
     root = tmp_path / "root"
     shutil.copytree(idx_folder, root / place)
-    assert load_dataset("mnist", data_dir=root).mean == np.float32(0.1307)
+    assert load_dataset("mnist", data_dir=root).space.mean == np.float32(0.1307)
 
 
 @pytest.mark.parametrize(
@@ -373,7 +396,7 @@ def test_images_by_split_and_class_are_read(tmp_path, split):
     real = load_dataset(write_tree(tmp_path / "pets", COLOURS, ("train", split)))
     assert (real.name, real.num_classes, real.validation) == ("pets", 3, None)
     np.testing.assert_array_equal(real.train.labels, np.repeat(np.arange(3), 4))
-    pixels = real.test.images * real.std + real.mean
+    pixels = real.test.images * real.space.std + real.space.mean
     np.testing.assert_allclose(pixels, COLOURS[CLASS_MAJOR] / 255, atol=1e-6)
     np.testing.assert_allclose(real.train.images.std((0, 1, 2)), 1, rtol=1e-4)
 
@@ -481,7 +504,7 @@ def published(tmp_path, idx_folder, cifar_folders, imagenet):
 def test_every_dataset_is_read_with_its_size_constants_and_classes(published, name):
     source, arguments = published(name)
     if name == "imagenet1k":  # at 224 pixels a second and a gigabyte
-        assert datasets._KNOWN[name].tree.size == TREES[name][0]
+        assert folders.PUBLISHED[name].tree.size == TREES[name][0]
         arguments["size"] = 3
     real = load_dataset(source, **arguments)
     if name in TREES:
@@ -494,7 +517,7 @@ def test_every_dataset_is_read_with_its_size_constants_and_classes(published, na
         shape, mean, std, flips = SMALL[name]
     assert (real.name, real.image_shape, real.flips) == (name, shape, flips)
     if mean is not None:
-        np.testing.assert_array_equal([real.mean, real.std], np.float32([mean, std]))
+        np.testing.assert_array_equal([real.space.mean, real.space.std], np.float32([mean, std]))
 
 
 def lay_out_as_published(folder):
@@ -549,7 +572,7 @@ def test_named_tree_needs_all_its_class_folders_and_a_place(tmp_path):
     message = "holds 3 class folders where 200 are expected.*the folder's own path"
     with pytest.raises(InputError, match=message):
         load_dataset("tinyimagenet", data_dir=tmp_path)
-    assert load_dataset(folder).mean[0] == np.float32(0.485)
+    assert load_dataset(folder).space.mean[0] == np.float32(0.485)
     with pytest.raises(InputError, match=r"read from images on disk: set data_dir \(--data-dir\)"):
         load_dataset("imagenet1k")
     with pytest.raises(InputError, match=r"imagenet1k is read from images on disk: .* is not a folder with train"):
@@ -567,8 +590,9 @@ def test_size_is_for_folders_of_images_and_positive(saved, idx_folder):
     for source in ("digits", "cifar10", saved(), idx_folder):
         with pytest.raises(InputError, match="a size is for folders of images"):
             load_dataset(source, size=8)
-    with pytest.raises(InputError, match="size must be a side"):
-        load_dataset("imagenette", size=0)
+    for size in (0, 2.5, (8,), (8, 0), "8"):
+        with pytest.raises(InputError, match="size must be a side"):
+            load_dataset("imagenette", size=size)
 
 
 @pytest.mark.shared
@@ -621,9 +645,9 @@ def test_without_validation_train_has_all_images():
 
 def test_whitened_data_stay_so_when_splits_are_made_and_merged(saved):
     plain, real = load_dataset(saved()), load_dataset(saved(), zca="kornia")
-    assert plain.whitening is None
+    assert (plain.space.name, real.space.name) == ("normalised", "zca")
     held = with_validation(real)
-    assert held.whitening is without_validation(held).whitening is real.whitening
+    assert held.space is without_validation(held).space is real.space
     assert fingerprint(real.train.images) != fingerprint(plain.train.images)
 
 
@@ -637,11 +661,11 @@ def test_whitening_of_data_is_fitted_to_train_and_applied_to_every_split(saved, 
         "validation": extra["x_train"] / 255,
         "test": arrays()["x_test"] / 255,
     }
-    fitted = fit(pixels["train"], kind)
+    fitted = fit(pixels["train"], kind, real.space, "made")
     for split, images in pixels.items():
-        np.testing.assert_allclose(getattr(real, split).images, fitted.apply(images), atol=1e-5)
-        np.testing.assert_allclose(real.whitening.apply(images), getattr(real, split).images, atol=1e-5)
-    np.testing.assert_array_equal(real.mean, CIFAR_MEAN)
+        np.testing.assert_allclose(getattr(real, split).images, fitted.images(images), atol=1e-5)
+        np.testing.assert_allclose(real.space.images(images), getattr(real, split).images, atol=1e-5)
+    np.testing.assert_array_equal(real.space.mean, CIFAR_MEAN)
 
 
 def test_unknown_whitening_is_refused_before_anything_is_read():
@@ -705,8 +729,8 @@ def prepared(tmp_path_factory):
 
 
 def test_prepared_dataset_is_read_without_tensorflow(prepared, monkeypatch):
-    small = datasets._Known((0.1307,), (0.3081,), False, 40, 20)
-    monkeypatch.setitem(datasets._KNOWN, "mnist", small)
+    small = folders.Known((0.1307,), (0.3081,), False, 40, 20)
+    monkeypatch.setitem(folders.PUBLISHED, "mnist", small)
     real = load_dataset("mnist", data_dir=prepared)
     assert (len(real.train), len(real.test), real.image_shape) == (40, 20, (28, 28, 1))
     expected = (20 * real.train.labels / 255 - 0.1307) / 0.3081
@@ -741,10 +765,8 @@ def test_unprepared_dataset_is_refused_at_once_with_the_ways_to_get_it(tmp_path,
 
 
 def test_download_without_tensorflow_is_refused_at_once(tmp_path, monkeypatch):
-    found = datasets.importlib.util.find_spec
-    monkeypatch.setattr(
-        datasets.importlib.util, "find_spec", lambda name: None if name == "tensorflow" else found(name)
-    )
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorflow" else found(name))
     with pytest.raises(InputError, match=r"needs TensorFlow: pip install 'ddr-jax\[tf\]'"):
         load_dataset("cifar10", data_dir=tmp_path, download=True)
 
@@ -754,6 +776,7 @@ class Builder:
 
     def __init__(self, name, data_dir, file_format):
         self.arguments = data_dir, {"train": 40, "test": 20}, file_format
+        self.data_path = data_dir / name / "3.0.1"
 
     def download_and_prepare(self):
         prepare_tfds(*self.arguments)
@@ -763,7 +786,7 @@ class Builder:
 def download(monkeypatch, tmp_path):
     """Loads MNIST with download=True as if TensorFlow were there, with a given class as the builder."""
     tfds = pytest.importorskip("tensorflow_datasets")
-    monkeypatch.setattr(datasets.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
 
     def load(builder):
         monkeypatch.setattr(tfds, "builder", builder)
@@ -773,7 +796,7 @@ def download(monkeypatch, tmp_path):
 
 
 def test_download_prepares_files_that_are_then_read(download, monkeypatch):
-    monkeypatch.setitem(datasets._KNOWN, "mnist", datasets._Known((0.1307,), (0.3081,), False, 40, 20))
+    monkeypatch.setitem(folders.PUBLISHED, "mnist", folders.Known((0.1307,), (0.3081,), False, 40, 20))
     assert len(download(Builder).train) == 40
 
 
@@ -786,6 +809,6 @@ def test_download_that_fails_is_one_message(download):
 
 
 def test_names_without_tensorflow_datasets_are_refused(prepared, monkeypatch):
-    monkeypatch.setattr(datasets.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install tensorflow-datasets"):
         load_dataset("mnist", data_dir=prepared)

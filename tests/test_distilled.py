@@ -9,7 +9,7 @@ from PIL import Image
 
 from ddr_jax.data.datasets import load_dataset
 from ddr_jax.data.distilled import Distilled, load_distilled, prepare, save_distilled
-from ddr_jax.data.spaces import fit
+from ddr_jax.data.spaces import Normalised, fit
 from ddr_jax.types import InputError, InputWarning, RealData, Split
 
 MEAN, STD = np.float32([0.5, 0.4, 0.3]), np.float32([0.2, 0.25, 0.1])
@@ -24,7 +24,7 @@ LOGITS = (5 * ONE_HOT - RNG.uniform(size=(6, 3))).astype(np.float32)
 
 def real_data(shape=(4, 5, 3), classes=3, mean=MEAN, std=STD):
     split = Split(np.zeros((classes, *shape), np.float32), np.arange(classes, dtype=np.int32))
-    return RealData("made", split, None, split, np.float32(mean), np.float32(std), classes, False)
+    return RealData("made", split, None, split, Normalised(np.float32(mean), np.float32(std)), classes, False)
 
 
 REAL = real_data()
@@ -151,7 +151,7 @@ def test_labels_files_are_one_for_all_or_one_for_each(bare):
 def test_images_without_labels_and_labels_twice_are_refused(bare, saved):
     images, labels = bare(IMAGES, LABELS)
     with pytest.raises(
-        InputError, match=r"set0\.npy: has neither labels nor soft_labels; name the file.*labels=.*--labels-file"
+        InputError, match=r"set0: has neither labels nor soft_labels; name the file.*labels=.*--labels-file"
     ):
         load_distilled(images)
     with pytest.raises(InputError, match=r"dc\.npz: holds labels of its own, so .*set1\.npy cannot be used"):
@@ -185,6 +185,72 @@ def test_arrays_of_jax_are_taken():
     np.testing.assert_array_equal(sets.labels[0], LABELS)
 
 
+def test_bfloat16_of_jax_is_taken():
+    sets = prepare(made(soft_labels=jnp.asarray(LOGITS, jnp.bfloat16)), REAL)
+    np.testing.assert_allclose(sets.soft_labels[0], LOGITS, rtol=2**-8)
+
+
+# Given as paths, dictionaries or loaded
+
+
+def test_sets_may_be_paths_dictionaries_or_loaded_in_one_sequence(saved):
+    content = {"images": jnp.asarray(IMAGES), "labels": LABELS, "author": "somebody"}
+    sets = prepare([saved("dm"), content, made(), str(saved("mtt"))], REAL)
+    assert sets.names == ("dm", "set[1]", "made", "mtt")
+    np.testing.assert_array_equal(sets.images, [IMAGES] * 4)
+    np.testing.assert_array_equal(sets.labels, [LABELS] * 4)
+
+
+def test_one_set_may_stand_alone(saved):
+    for given, name in ((saved("dm"), "dm"), (str(saved("dm")), "dm"), (dict(np.load(saved("dm"))), "set")):
+        assert prepare(given, REAL).names == (name,)
+
+
+def test_words_of_a_dictionary_are_those_of_a_file(saved):
+    path = saved(images=PIXELS, space="pixels", layout="NHWC")
+    np.testing.assert_array_equal(prepare(dict(np.load(path)), REAL).images, prepare(path, REAL).images)
+
+
+def test_prepared_sets_come_back_as_they_are_if_they_fit():
+    sets = prepare(made(), REAL)
+    assert prepare(sets, REAL) is sets
+    with pytest.raises(InputError, match=r"made: was prepared for other real data: .*\(4, 5, 3\)"):
+        prepare(sets, real_data((3, 3, 3)))
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (5, "sets is a int; expected a path, a dictionary of arrays, or what load_distilled gave"),
+        (IMAGES, "sets is a ndarray; expected"),
+        (None, "sets is a NoneType; expected"),
+        ([made(), IMAGES], r"sets\[1\] is a ndarray; expected"),
+        ([], "no distilled sets given"),
+        ({"labels": LABELS}, "set: no images; it holds labels"),
+        ([{"images": IMAGES}], r"set\[0\]: has neither labels nor soft_labels"),
+        ({"images": "many", "labels": LABELS}, "set: images: holds a str where an array of numbers is expected"),
+        ({"images": IMAGES, "labels": LABELS, "space": 3}, "set: unknown space '3'"),
+    ],
+)
+def test_sets_of_other_types_are_refused_by_the_name_of_the_argument(sets, message):
+    with pytest.raises(InputError, match=message):
+        prepare(sets, REAL)
+
+
+def test_paths_of_other_types_are_refused():
+    with pytest.raises(InputError, match=r"paths\[0\] is a list; expected a path"):
+        load_distilled(["a.npz"])
+
+
+def test_repr_is_one_line_without_numbers():
+    assert repr(made(space="pixels")) == (
+        "Distilled(name='made', images=float32 (6, 4, 5, 3), labels=int64 (6,), space='pixels')"
+    )
+    assert repr(prepare(made(), REAL)) == (
+        "DistilledSets(names=('made',), images=float32 (1, 6, 4, 5, 3), labels=int32 (1, 6))"
+    )
+
+
 # PyTorch
 
 
@@ -199,6 +265,8 @@ def test_tensors_that_need_gradients_are_taken(torch):
     np.testing.assert_array_equal(sets.images[0], IMAGES)
     np.testing.assert_array_equal(sets.labels[0], LABELS)
     np.testing.assert_allclose(sets.soft_labels[0], LOGITS, rtol=2**-8)
+    by_keys = prepare({"images": images, "labels": torch.tensor(LABELS)}, REAL)
+    np.testing.assert_array_equal(by_keys.images, sets.images)
 
 
 @pytest.mark.parametrize("runs", [1, 2])
@@ -243,12 +311,12 @@ def test_bare_tensor_has_its_labels_in_another_file(torch, tmp_path, suffix):
     [
         ({"pictures": [1]}, r"no images; it holds pictures"),
         (["cat", "dog"], "holds a list where an array of numbers is expected"),
-        ({"images": "many", "labels": [1]}, "holds a str where an array of numbers is expected"),
+        ({"images": "many", "labels": [1]}, "images: holds a str where an array of numbers is expected"),
     ],
 )
 def test_file_of_other_things_is_refused(torch, tmp_path, content, message):
     torch.save(content, tmp_path / "dc.pt")
-    with pytest.raises(InputError, match=rf"dc\.pt: {message}"):
+    with pytest.raises(InputError, match=rf"dc(\.pt)?: {message}"):
         load_distilled(tmp_path / "dc.pt")
 
 
@@ -272,22 +340,22 @@ def test_single_run_keeps_the_name():
 
 
 @pytest.mark.parametrize(
-    ("file", "message"),
+    ("changes", "message"),
     [
-        (made(IMAGES[..., 0]), r"got shape \(6, 4, 5\)"),
-        (made(IMAGES[:0], LABELS[:0]), "not empty"),
-        (made(labels=None), "neither labels nor soft_labels"),
-        (made(labels=LABELS[:5]), r"6 images need labels of shape \(N,\) or \(runs, N\), got \(5,\)"),
-        (made(labels=ONE_HOT), r"need labels of shape .*got \(6, 3\)"),
-        (made(np.stack([IMAGES] * 2), LABELS), r"2 run\(s\) of 6 images need labels"),
-        (made(soft_labels=LOGITS[:5]), r"need soft_labels of shape .*got \(5, 3\)"),
-        (made(IMAGES.astype(np.int64)), "uint8 or floats, got int64"),
-        (made(IMAGES.astype(str)), "uint8 or floats"),
+        ({"images": IMAGES[..., 0]}, r"got shape \(6, 4, 5\)"),
+        ({"images": IMAGES[:0], "labels": LABELS[:0]}, "not empty"),
+        ({"labels": None}, "neither labels nor soft_labels"),
+        ({"labels": LABELS[:5]}, r"6 images need labels of shape \(N,\) or \(runs, N\), got \(5,\)"),
+        ({"labels": ONE_HOT}, r"need labels of shape .*got \(6, 3\)"),
+        ({"images": np.stack([IMAGES] * 2)}, r"2 run\(s\) of 6 images need labels"),
+        ({"soft_labels": LOGITS[:5]}, r"need soft_labels of shape .*got \(5, 3\)"),
+        ({"images": IMAGES.astype(np.int64)}, "uint8 or floats, got int64"),
+        ({"images": IMAGES.astype(str)}, "images: holds an array of <U32 where an array of numbers is expected"),
     ],
 )
-def test_misshapen_set_is_refused(file, message):
+def test_misshapen_set_is_refused(changes, message):
     with pytest.raises(InputError, match=f"made: .*{message}"):
-        prepare(file, REAL)
+        prepare(made(**changes), REAL)
 
 
 def test_mean_without_std_is_refused():
@@ -314,7 +382,7 @@ def test_images_of_another_size_or_number_of_channels_are_refused(shape):
 
 def test_layout_that_the_shape_leaves_open_must_be_declared():
     images, cube = RNG.normal(size=(6, 3, 3, 3)).astype(np.float32), real_data((3, 3, 3))
-    with pytest.raises(InputError, match="NHWC and NCHW alike; declare the layout"):
+    with pytest.raises(InputError, match="fits NHWC and NCHW; declare the layout"):
         prepare(made(images), cube)
     np.testing.assert_array_equal(prepare(made(images, layout="NHWC"), cube).images[0], images)
     channels_last = images.transpose(0, 2, 3, 1)
@@ -406,8 +474,8 @@ def test_normalised_images_that_look_like_pixels_give_a_warning():
 # Whitened real data
 
 
-WHITENING = fit(RNG.uniform(size=(50, 4, 5, 3)), "kornia")
-WHITENED = dataclasses.replace(REAL, whitening=WHITENING)
+WHITENING = fit(RNG.uniform(size=(50, 4, 5, 3)), "kornia", REAL.space, "made")
+WHITENED = dataclasses.replace(REAL, space=WHITENING)
 
 
 def test_whitened_sets_stay_as_they_are_against_whitened_data():
@@ -418,7 +486,7 @@ def test_whitened_sets_stay_as_they_are_against_whitened_data():
 def test_pixels_are_whitened_as_the_real_data(pixels):
     twice = np.stack([pixels, pixels[::-1]])
     sets = prepare(made(twice, [LABELS, LABELS], space="pixels"), WHITENED)
-    expected = WHITENING.apply(pixels / np.float32(255) if pixels.dtype == np.uint8 else pixels)
+    expected = WHITENING.images(pixels / np.float32(255) if pixels.dtype == np.uint8 else pixels)
     np.testing.assert_allclose(sets.images, [expected, expected[::-1]], atol=1e-5)
     np.testing.assert_array_equal(twice[0], pixels)
 
@@ -428,7 +496,7 @@ def test_normalised_sets_become_pixels_and_then_whitened(constants):
     mean, std = constants.get("mean", MEAN), constants.get("std", STD)
     images = np.moveaxis((PIXELS - mean) / std, -1, 1)
     sets = prepare(made(images, space="normalised", **constants), WHITENED)
-    np.testing.assert_allclose(sets.images[0], WHITENING.apply(PIXELS), atol=1e-5)
+    np.testing.assert_allclose(sets.images[0], WHITENING.images(PIXELS), atol=1e-5)
 
 
 def test_undeclared_uint8_images_are_pixels_against_whitened_data_too():
@@ -523,7 +591,7 @@ def test_declared_logits_may_look_like_probabilities():
         (ONE_HOT + np.array([0.1, -0.1, 0]), "probabilities", "4 rows are negative"),
         (LOGITS[:, :2], None, "soft labels have 2 classes, the real data has 3"),
         (LOGITS * np.inf, None, r"soft labels hold NaN or infinity 18 times, first at \(0, 0, 0\)"),
-        (LOGITS.astype(str), None, "soft labels must be numbers"),
+        (LOGITS.astype(str), None, "soft_labels: holds an array of <U32 where an array of numbers is expected"),
     ],
 )
 def test_soft_labels_that_cannot_be_used_are_refused(soft_labels, soft, message):

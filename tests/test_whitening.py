@@ -5,7 +5,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from ddr_jax.data import spaces
-from ddr_jax.data.spaces import fit
+from ddr_jax.data.spaces import Normalised
 from ddr_jax.results import report
 from ddr_jax.types import DistilledSets, InputError, RealData, Split
 
@@ -16,11 +16,16 @@ RNG = np.random.default_rng(0)
 SMOOTH = np.cumsum(RNG.normal(size=(200, 5, 4, 3)), axis=1)  # features that depend on each other, as pixels do
 PIXELS = ((SMOOTH - SMOOTH.min()) / np.ptp(SMOOTH)).astype(np.float32)
 GREY = PIXELS[..., :1]
+HALF = Normalised(np.zeros(3, np.float32), np.full(3, 0.5, np.float32))
+
+
+def fit(pixels, kind):
+    return spaces.fit(pixels, kind, HALF, "made")
 
 
 def test_kornias_whitening_is_that_of_ddranking():
     fitted = fit(GOLDEN["train"], "kornia")
-    np.testing.assert_allclose(fitted.apply(GOLDEN["test"]), GOLDEN["test_out"], atol=1e-5)
+    np.testing.assert_allclose(fitted.images(GOLDEN["test"]), GOLDEN["test_out"], atol=1e-5)
 
 
 def test_kips_whitening_is_that_of_its_paper():
@@ -30,25 +35,25 @@ def test_kips_whitening_is_that_of_its_paper():
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     moments = x.T @ x / len(x)
     u, s, _ = np.linalg.svd(moments + 0.1 * np.trace(moments) / len(moments) * np.eye(len(moments)))
-    whitened = fit(PIXELS, "kip").apply(PIXELS)
+    whitened = fit(PIXELS, "kip").images(PIXELS)
     np.testing.assert_allclose(whitened.reshape(len(x), -1), x @ u @ np.diag(s**-0.5) @ u.T, atol=1e-5)
     assert whitened.dtype == np.float32
 
 
 def test_kips_whitening_forgets_brightness_and_contrast():
     fitted = fit(GREY, "kip")
-    np.testing.assert_allclose(fitted.apply(0.5 * GREY + 0.2), fitted.apply(GREY), atol=1e-4)
-    np.testing.assert_allclose(fitted.apply(np.full((1, 5, 4, 1), 0.3, np.float32)), 0, atol=1e-4)
+    np.testing.assert_allclose(fitted.images(0.5 * GREY + 0.2), fitted.images(GREY), atol=1e-4)
+    np.testing.assert_allclose(fitted.images(np.full((1, 5, 4, 1), 0.3, np.float32)), 0, atol=1e-4)
 
 
 def test_pixels_come_back_from_kornias_whitening():
     fitted = fit(PIXELS, "kornia")
-    np.testing.assert_allclose(fitted.pixels(fitted.apply(PIXELS[:9])), PIXELS[:9], atol=1e-5)
+    np.testing.assert_allclose(fitted.pixels(fitted.images(PIXELS[:9])), PIXELS[:9], atol=1e-5)
 
 
 def test_pixels_come_back_from_kips_whitening_but_for_brightness_and_contrast():
     fitted = fit(GREY, "kip")
-    back = fitted.pixels(fitted.apply(GREY)).reshape(200, -1)
+    back = fitted.pixels(fitted.images(GREY)).reshape(200, -1)
     for ours, original in zip(back, GREY.reshape(200, -1), strict=True):
         assert np.corrcoef(ours, original)[0, 1] > 0.9999
     np.testing.assert_allclose(back.mean(), GREY.mean(), rtol=1e-3)
@@ -57,9 +62,9 @@ def test_pixels_come_back_from_kips_whitening_but_for_brightness_and_contrast():
 
 @pytest.mark.parametrize("kind", spaces.KINDS)
 def test_chunks_do_not_change_the_result(monkeypatch, kind):
-    whole = fit(PIXELS, kind).apply(PIXELS)
+    whole = fit(PIXELS, kind).images(PIXELS)
     monkeypatch.setattr(spaces, "_CHUNK", 7)
-    np.testing.assert_allclose(fit(PIXELS, kind).apply(PIXELS), whole, atol=1e-5)
+    np.testing.assert_allclose(fit(PIXELS, kind).images(PIXELS), whole, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +73,7 @@ def test_chunks_do_not_change_the_result(monkeypatch, kind):
         (PIXELS, "zca", "unknown ZCA whitening 'zca'.*kornia, kip"),
         (PIXELS[:1], "kornia", "two train images at least"),
         (np.zeros((2, 128, 128, 3), np.float32), "kornia", "images of 49152 numbers is out of reach"),
-        (PIXELS * np.float32([1, 0, 1]), "kip", "channels, and one of the train images' is constant"),
+        (PIXELS * np.float32([1, 0, 1]), "kip", "made: a channel of the train images is constant"),
     ],
 )
 def test_whitening_that_cannot_be_fitted_is_refused(pixels, kind, message):
@@ -78,8 +83,8 @@ def test_whitening_that_cannot_be_fitted_is_refused(pixels, kind, message):
 
 def test_the_picture_shows_whitened_images_as_pixels():
     fitted, labels = fit(PIXELS, "kornia"), np.arange(3, dtype=np.int32)
-    split = Split(fitted.apply(PIXELS[:3]), labels)
-    real = RealData("made", split, None, split, 0 * PIXELS[0, 0, 0], 0.5 + 0 * PIXELS[0, 0, 0], 3, True, fitted)
+    split = Split(fitted.images(PIXELS[:3]), labels)
+    real = RealData("made", split, None, split, fitted, 3, True)
     axes = Figure().subplots()
     report._draw_images(axes, DistilledSets(("a",), split.images[None], labels[None], None), real)
     np.testing.assert_allclose(axes.images[0].get_array()[:5, :4], PIXELS[0], atol=1e-5)

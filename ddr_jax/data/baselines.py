@@ -2,7 +2,7 @@
 
 A baseline maps real data, images per class `counts` (C,), `features` (N, F) of the real train images or None for their
 pixels, and a NumPy generator to images (n, H, W, K) float32, normalised, and labels (n,) int32 in order of class, where
-n = sum of counts. It is a pure function of its arguments, but for the generator, which moves on. Only train is looked
+n = sum of counts. It is a pure function of its arguments, except that the generator moves on. Only train is looked
 at, so a validation split that was held out stays unseen. Distances are Euclidean, within a class, and no image is
 chosen twice:
 
@@ -23,7 +23,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ddr_jax.data.datasets import random_subset
+from ddr_jax.data.datasets import class_members, random_subset
 from ddr_jax.types import InputError, RealData
 
 LLOYD = 50  # iterations of k-means, unless no image changes its centre before
@@ -56,11 +56,8 @@ def _chosen_by(choice: _Choice) -> Baseline:
         real: RealData, counts: np.ndarray, features: np.ndarray | None, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
         points = _points(real, features)
-        members = [np.flatnonzero(real.train.labels == c) for c in range(len(counts))]
-        _check_counts(counts, members)
-        index = np.concatenate(
-            [own[choice(_centred(points[own]), int(n), rng)] for own, n in zip(members, counts, strict=True) if n]
-        )
+        members = zip(class_members(real.train.labels, counts), counts, strict=True)
+        index = np.concatenate([own[choice(_centred(points[own]), int(n), rng)] for own, n in members if n])
         return real.train.images[index], real.train.labels[index]
 
     return baseline
@@ -78,15 +75,6 @@ def _points(real: RealData, features: np.ndarray | None) -> np.ndarray:
     if not np.isfinite(features).all():
         raise InputError(f"features of {real.name} hold NaN or infinity: did the teacher's training diverge?")
     return features
-
-
-def _check_counts(counts: np.ndarray, members: list[np.ndarray]) -> None:
-    for c, (count, own) in enumerate(zip(counts, members, strict=True)):
-        if count > len(own):
-            raise InputError(
-                f"a coreset needs {count} images of class {c}, and the real data has {len(own)}: use a smaller "
-                "distilled set or more real data"
-            )
 
 
 def _centred(points: np.ndarray) -> np.ndarray:
@@ -165,9 +153,5 @@ BASELINES: dict[str, Baseline] = {
     "k-center": _chosen_by(_k_center),
     "k-means": _chosen_by(_k_means),
 }
-VARYING = (
-    "random",
-    "noise",
-    "k-means",
-)  # differ from one generator to another; the others are drawn once for all seeds
+VARYING = ("random", "noise", "k-means")  # by the generator; the others are drawn once for all seeds
 IN_FEATURES = ("herding", "k-center", "k-means")  # look at features

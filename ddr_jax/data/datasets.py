@@ -1,74 +1,34 @@
-"""Real data: the bundled digits, `.npz` files, folders and tensorflow-datasets, checked and normalised on the host."""
+"""Real data: the bundled digits, `.npz` files, folders and tensorflow-datasets, checked, normalised or whitened."""
 
 from __future__ import annotations
 
-import importlib.util
+import operator
 import os
-import re
-import warnings
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
-from ddr_jax.data import folders, spaces
-from ddr_jax.data.folders import Tree
+from ddr_jax.data import folders, spaces, tfds
+from ddr_jax.data.folders import PUBLISHED, Arrays, Known
 from ddr_jax.data.readers import read_npz
-from ddr_jax.types import InputError, InputWarning, RealData, Split, nearest
+from ddr_jax.data.spaces import Normalised
+from ddr_jax.types import AnyPath, InputError, RealData, Split, nearest
 
+DATASETS = ("digits", *PUBLISHED)
 MAX_VALIDATION = 5_000  # images held out at most
 _DIGITS = Path(__file__).parent / "bundled" / "digits.npz"
-_SPLITS = ("train", "validation", "test")
 _REQUIRED = ("x_train", "y_train", "x_test", "y_test")
-_OPTIONAL = ("x_validation", "y_validation", "mean", "std", "flips", "white")
+_STATED = ("mean", "std", "flips", "white")
 _HOLD_OUT_SEED = 20_220
-_SAME_MEAN = 2e-3  # published constants have three or four digits
-
-
-@dataclass(frozen=True)
-class _Known:
-    """What is fixed about a published dataset: constants per channel, mirroring, images per split."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    flips: bool
-    train: int
-    test: int
-    folder: str = ""  # that its files are published in
-    tree: Tree | None = None
-
-
-def _imagenet(*chosen: int, size: int = 128, classes: int = 1000, folder: str = "") -> _Known:
-    """A dataset of ImageNet's family, whose images cannot be counted: copies differ."""
-    return _Known((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), True, 0, 0, folder, Tree(size, classes, chosen or None))
-
-
-# The ten-class subsets are those of MTT (arXiv 2203.11932), their classes in the order of DD-Ranking 0.2.0.
-_KNOWN = {
-    "mnist": _Known((0.1307,), (0.3081,), False, 60_000, 10_000, "MNIST/raw"),
-    "fashion_mnist": _Known((0.2860,), (0.3530,), True, 60_000, 10_000, "FashionMNIST/raw"),
-    "svhn_cropped": _Known((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), False, 73_257, 26_032),
-    "cifar10": _Known((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), True, 50_000, 10_000, "cifar-10-batches-py"),
-    "cifar100": _Known((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), True, 50_000, 10_000, "cifar-100-python"),
-    "tinyimagenet": _imagenet(size=64, classes=200, folder="tiny-imagenet-200"),
-    "imagenet1k": _imagenet(size=224),
-    "imagenette": _imagenet(0, 217, 482, 491, 497, 566, 569, 571, 574, 701),
-    "imagewoof": _imagenet(193, 182, 258, 162, 155, 167, 159, 273, 207, 229),
-    "imagemeow": _imagenet(281, 282, 283, 284, 285, 291, 292, 290, 289, 287),
-    "imagesquawk": _imagenet(84, 130, 88, 144, 145, 22, 96, 9, 100, 89),
-    "imagefruit": _imagenet(953, 954, 949, 950, 951, 957, 952, 945, 943, 948),
-    "imageyellow": _imagenet(309, 986, 954, 951, 987, 779, 599, 291, 72, 11),
-}
-
-DATASETS = ("digits", *_KNOWN)
 
 
 def load_dataset(
-    name_or_path: str | os.PathLike,
+    name_or_path: AnyPath,
     *,
     size: int | tuple[int, int] | None = None,
-    data_dir: str | os.PathLike | None = None,
+    data_dir: AnyPath | None = None,
     download: bool = False,
     zca: str | None = None,
 ) -> RealData:
@@ -92,68 +52,27 @@ def load_dataset(
     else with tensorflow-datasets from files prepared under `data_dir` (by default $TFDS_DATA_DIR or
     ~/tensorflow_datasets); only `download` fetches and prepares those, which needs TensorFlow.
 
-    `zca` whitens the images instead of normalising them, as `whitening.fit` does for "kornia" (DD-Ranking, MTT,
+    `zca` whitens the images instead of normalising them, as `spaces.fit` does for "kornia" (DD-Ranking, MTT,
     DC-BENCH) and "kip" (KIP, RFAD): fitted to the train split as it is stored, applied to every split.
     Raises `InputError` for anything missing, unreadable or inconsistent.
     """
+    if not isinstance(name_or_path, str | os.PathLike):
+        raise InputError(f"name_or_path is a {type(name_or_path).__name__}; expected the name of a dataset, or a path")
     if zca is not None:
         spaces.check_kind(zca)
-    real = _load(os.fspath(name_or_path), _sides(size), data_dir, download)
-    return real if zca is None else _whitened(real, zca)
+    return _real_data(_find(os.fspath(name_or_path), _sides(size), data_dir, download), zca)
 
 
-def _load(text: str, sides: tuple[int, int] | None, data_dir: str | os.PathLike | None, download: bool) -> RealData:
-    path = _DIGITS if text == "digits" else Path(text).expanduser()
-    if text in _KNOWN:
-        return _load_known(text, sides, data_dir, download)
-    if path.is_dir():
-        name = path.resolve().name
-        known = _KNOWN.get(folders.kind(path) or "") or _known_by_stem(name)
-        return _real_data(name, folders.read_folder(path, sides), str(path), known)
-    if sides is not None:
-        raise InputError(f"{text}: {folders.NO_SIZE}")
-    if path.suffix or os.sep in text:
-        return _load_npz(path)
-    raise InputError(f"unknown dataset {text!r}: {nearest(text, DATASETS)} Or give a path: an .npz file or a folder")
+def as_real(real: RealData | AnyPath) -> RealData:
+    """Real data that are given by a name or a path, as `load_dataset` reads them, or loaded already.
 
-
-def _sides(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    sides = (size, size) if isinstance(size, int) else size
-    if sides is not None and (len(sides) != 2 or min(sides) < 1):
-        raise InputError(f"size must be a side or (height, width) in pixels, got {size}")
-    return sides
-
-
-def _load_known(
-    name: str, size: tuple[int, int] | None, data_dir: str | os.PathLike | None, download: bool
-) -> RealData:
-    """A dataset by name: from a folder in its published form if `data_dir` leads to one, else tensorflow-datasets."""
-    known = _KNOWN[name]
-    if data_dir is not None:
-        root = Path(data_dir).expanduser()
-        forms = ("images", "idx" if name.endswith("mnist") else name)
-        for folder in (root, root / known.folder, root / name):
-            if folders.kind(folder) in forms:
-                return _real_data(name, folders.read_folder(folder, size, known.tree), str(folder), known)
-    if known.tree is not None:
-        where = "set data_dir (--data-dir) to" if data_dir is None else f"{data_dir} is not"
-        raise InputError(f"{name} is read from images on disk: {where} a folder with train/CLASS/... and val/CLASS/...")
-    if size is not None:
-        raise InputError(f"{name}: {folders.NO_SIZE}")
-    return _load_tfds(name, data_dir, download)
-
-
-def _whitened(real: RealData, kind: str) -> RealData:
-    """Normalised data of this call's own, made whitened: its arrays are overwritten."""
-    splits = {split: getattr(real, split) for split in _SPLITS if getattr(real, split) is not None}
-    for split in splits.values():
-        denormalise(split.images, real.mean, real.std)
-    fitted = spaces.fit(real.train.images, kind)
-    return replace(
-        real,
-        whitening=fitted,
-        **{name: Split(fitted.apply(split.images), split.labels) for name, split in splits.items()},
-    )
+    Raises `InputError` for anything else, and as `load_dataset` does.
+    """
+    if isinstance(real, RealData):
+        return real
+    if not isinstance(real, str | os.PathLike):
+        raise InputError(f"real is a {type(real).__name__}; expected a name, a path, or what load_dataset gave")
+    return load_dataset(real)
 
 
 def with_validation(real: RealData, share: float = 0.1) -> RealData:
@@ -196,17 +115,20 @@ def random_subset(labels: np.ndarray | Split, counts: np.ndarray, rng: np.random
 
     `labels` are (N,) class indices, or the split that holds them. Raises `InputError` if a class has too few.
     """
-    labels = labels.labels if isinstance(labels, Split) else np.asarray(labels)
-    drawn = []
-    for c, count in enumerate(counts):
-        members = np.flatnonzero(labels == c)
-        if count > len(members):
+    members = class_members(labels.labels if isinstance(labels, Split) else labels, counts)
+    return np.concatenate([rng.choice(own, n, replace=False) for own, n in zip(members, counts, strict=True)])
+
+
+def class_members(labels: np.ndarray, counts: np.ndarray) -> list[np.ndarray]:
+    """Where in `labels` (N,) each class is; raises `InputError` unless class c is there `counts[c]` times."""
+    members = [np.flatnonzero(labels == c) for c in range(len(counts))]
+    for c, (own, count) in enumerate(zip(members, counts, strict=True)):
+        if count > len(own):
             raise InputError(
-                f"a random subset needs {count} images of class {c}, and the real data has {len(members)}: "
-                "use a smaller distilled set or more real data"
+                f"a baseline needs {count} images of class {c}, and the real data has {len(own)}: use a smaller "
+                "distilled set or more real data"
             )
-        drawn.append(rng.choice(members, count, replace=False))
-    return np.concatenate(drawn)
+    return members
 
 
 # Checks that distilled.py shares
@@ -224,103 +146,117 @@ def class_indices(labels: np.ndarray, where: str) -> np.ndarray:
     return labels.astype(np.int32)
 
 
-def channel_constants(mean: np.ndarray, std: np.ndarray, channels: int, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """`mean` and `std` as (K,) float32; raises `InputError` unless they fit pixels in [0, 1]."""
-    mean, std = np.asarray(mean, np.float32).ravel(), np.asarray(std, np.float32).ravel()
-    if not len(mean) == len(std) == channels:
-        raise InputError(
-            f"{where}: mean and std must hold one number for each of {channels} channels, "
-            f"got {len(mean)} and {len(std)}"
-        )
-    if not (np.all((mean >= 0) & (mean <= 1)) and np.all((std > 0) & (std <= 1))):
-        raise InputError(
-            f"{where}: mean and std must be those of pixels in [0, 1] and std positive, "
-            f"got mean {mean.tolist()}, std {std.tolist()}; if they are of 0..255, divide by 255"
-        )
-    return mean, std
+def as_floats(images: np.ndarray, where: str, white: int = 255) -> np.ndarray:
+    """`images` as float32 in C order, uint8 divided by `white`; the array itself if it is that already.
+
+    Raises `InputError` for other numbers than uint8 and floats.
+    """
+    if images.dtype != np.uint8 and images.dtype.kind != "f":
+        raise InputError(f"{where}: images must be uint8 or floats, got {images.dtype}")
+    floats = images.astype(np.float32, order="C", copy=False)
+    if images.dtype == np.uint8:
+        floats /= white
+    return floats
 
 
-def normalise(pixels: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-    """(pixels − mean) / std per channel, in place: (..., K) float32 in C order."""
-    # Long rows, because numpy broadcasts over three channels several times slower.
-    rows = pixels.reshape(len(pixels), -1)
-    repeats = rows.shape[1] // len(mean)
-    rows -= np.tile(mean, repeats)
-    rows /= np.tile(std, repeats)
-    return pixels
+# Where data are
 
 
-def denormalise(images: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-    """images · std + mean per channel, in place: what `normalise` undoes."""
-    return normalise(images, -mean / std, 1 / std)
+class _Found(NamedTuple):
+    """Real data as they are stored: `stated` is what an `.npz` says besides the splits."""
+
+    name: str
+    where: str
+    known: Known | None
+    splits: Arrays
+    stated: dict[str, np.ndarray]
 
 
-# .npz
+def _find(text: str, sides: tuple[int, int] | None, data_dir: AnyPath | None, download: bool) -> _Found:
+    path = _DIGITS if text == "digits" else Path(text).expanduser()
+    if text in PUBLISHED:
+        return _find_published(text, sides, data_dir, download)
+    if path.is_dir():
+        name = path.resolve().name
+        known = PUBLISHED.get(folders.kind(path) or "") or folders.named_by(name)
+        return _Found(name, str(path), known, folders.read_folder(path, sides), {})
+    if sides is not None:
+        raise InputError(f"{text}: {folders.NO_SIZE}")
+    if path.suffix or os.sep in text:
+        return _find_npz(path)
+    raise InputError(f"unknown dataset {text!r}: {nearest(text, DATASETS)} Or give a path: an .npz file or a folder")
 
 
-def _load_npz(path: Path) -> RealData:
+def _sides(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    try:
+        height, width = map(operator.index, (size, size) if isinstance(size, int) else size)
+    except (TypeError, ValueError):
+        height = width = 0
+    if min(height, width) < 1:
+        raise InputError(f"size must be a side or (height, width) in pixels, got {size}")
+    return height, width
+
+
+def _find_published(name: str, size: tuple[int, int] | None, data_dir: AnyPath | None, download: bool) -> _Found:
+    """A dataset by name: from a folder in its published form if `data_dir` leads to one, else tensorflow-datasets."""
+    known = PUBLISHED[name]
+    if data_dir is not None:
+        root = Path(data_dir).expanduser()
+        forms = ("images", "idx" if name.endswith("mnist") else name)
+        for folder in (root, root / known.folder, root / name):
+            if folders.kind(folder) in forms:
+                return _Found(name, str(folder), known, folders.read_folder(folder, size, known.tree), {})
+    if known.tree is not None:
+        where = "set data_dir (--data-dir) to" if data_dir is None else f"{data_dir} is not"
+        raise InputError(f"{name} is read from images on disk: {where} a folder with train/CLASS/... and val/CLASS/...")
+    if size is not None:
+        raise InputError(f"{name}: {folders.NO_SIZE}")
+    splits, folder = tfds.read(name, known, data_dir, download)
+    return _Found(name, str(folder), known, splits, {})
+
+
+def _find_npz(path: Path) -> _Found:
     if path.suffix != ".npz":
         raise InputError(f"{path}: no such folder, and only .npz files are read; save the arrays with numpy.savez")
-    raw = read_npz(path, _REQUIRED, _OPTIONAL)
+    raw = read_npz(path, _REQUIRED, ("x_validation", "y_validation", *_STATED))
     for half, other in (("mean", "std"), ("x_validation", "y_validation")):
         if (half in raw) != (other in raw):
             raise InputError(f"{path}: holds one of {half} and {other}; store both or neither")
-    return _real_data(path.stem, raw, str(path), _known_by_stem(path.stem))
+    stated = {key: raw.pop(key) for key in _STATED if key in raw}
+    splits = {key[2:]: (raw[key], raw[f"y_{key[2:]}"]) for key in raw if key.startswith("x_")}
+    return _Found(path.stem, str(path), folders.named_by(path.stem), splits, stated)
 
 
-def _known_by_stem(stem: str) -> _Known | None:
-    """The published dataset that whole words of the stem name, as in CIFAR-10_small; kmnist is not mnist."""
-    words = re.split(r"[-_. ]+", stem.lower())
-    spans = {"".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1)}
-    named = [name for name in _KNOWN if name.removesuffix("_cropped").replace("_", "") in spans]
-    return _KNOWN[max(named, key=len)] if named else None
+# What data are
 
 
-def _known_by_content(splits: dict[str, Split], where: str) -> _Known | None:
-    """The published dataset whose sizes and mean pixel these are, whatever the file is called."""
-    images = splits["train"].images
-    total = len(images) + len(splits.get("validation", ()))
-    for name, known in _KNOWN.items():
-        if (total, len(splits["test"])) != (known.train, known.test) or images.shape[-1] != len(known.mean):
-            continue
-        if np.allclose(images.mean(axis=(0, 1, 2), dtype=np.float64), known.mean, atol=_SAME_MEAN):
-            warnings.warn(
-                f"{where}: by its sizes and mean pixel this is {name}, whose usual mean and std are used; store "
-                "mean and std in the file to use others",
-                InputWarning,
-                stacklevel=2,
-            )
-            return known
-    return None
-
-
-def _real_data(name: str, raw: dict[str, np.ndarray], where: str, known: _Known | None) -> RealData:
-    white = _white(raw, where)
-    splits = {}
-    for split in _SPLITS:
-        if f"x_{split}" in raw:
-            here = f"{where}: {split}"
-            images = _pixels(raw.pop(f"x_{split}"), white, here)
-            splits[split] = Split(images, _labels(raw.pop(f"y_{split}"), len(images), here))
-    num_classes = _check_classes(splits, where)
-    if known is None and "mean" not in raw:
-        known = _known_by_content(splits, where)
-    mean, std = _constants(splits, raw, where, known)
+def _real_data(found: _Found, zca: str | None) -> RealData:
+    name, where, known, arrays, stated = found
+    white = _white(stated, where)
+    # Each array is let go as soon as there are floats of it.
+    splits = {split: _split(*arrays.pop(split), white, f"{where}: {split}") for split in list(arrays)}
+    num_classes, pixels = _check_classes(splits, where), splits["train"].images
+    if known is None and "mean" not in stated:
+        known = folders.told_by(splits, where)
+    constants = _constants(pixels, stated, where, known)
+    space = constants if zca is None else spaces.fit(pixels, zca, constants, where)
     for split in splits.values():
-        normalise(split.images, mean, std)
-    flips = bool(raw["flips"]) if "flips" in raw else known is None or known.flips
-    return RealData(name, splits["train"], splits.get("validation"), splits["test"], mean, std, num_classes, flips)
+        space.images(split.images, out=split.images)
+    flips = bool(stated["flips"]) if "flips" in stated else known is None or known.flips
+    return RealData(name, splits["train"], splits.get("validation"), splits["test"], space, num_classes, flips)
 
 
-def _white(raw: dict[str, np.ndarray], where: str) -> int:
-    white = raw.get("white", np.int64(255))
+def _white(stated: dict[str, np.ndarray], where: str) -> int:
+    white = stated.get("white", np.int64(255))
     if white.ndim or white.dtype.kind not in "iu" or not 1 <= white <= 255:
         raise InputError(f"{where}: white must be one whole number from 1 to 255, the value of a pixel of 1")
     return int(white)
 
 
-def _pixels(images: np.ndarray, white: int, where: str) -> np.ndarray:
-    """(N, H, W, K) float32 in [0, 1], in C order; the array itself if it is that already."""
+def _split(images: np.ndarray, labels: np.ndarray, white: int, where: str) -> Split:
+    """Images as pixels (N, H, W, K) float32 in [0, 1] and labels (N,)."""
     images = images[..., None] if images.ndim == 3 else images
     if images.ndim == 4 and images.shape[-1] not in (1, 3) and images.shape[1] in (1, 3):
         images = images.transpose(0, 2, 3, 1)
@@ -328,24 +264,17 @@ def _pixels(images: np.ndarray, white: int, where: str) -> np.ndarray:
         raise InputError(f"{where}: images must be (N, H, W), (N, H, W, 1) or (N, H, W, 3), got shape {images.shape}")
     if not images.size:
         raise InputError(f"{where}: no images (shape {images.shape})")
-    if images.dtype != np.uint8 and images.dtype.kind != "f":
-        raise InputError(f"{where}: images must be uint8 or floats, got {images.dtype}")
-    pixels = images.astype(np.float32, order="C", copy=False)
-    if images.dtype == np.uint8:
-        pixels /= white
+    pixels = as_floats(images, where, white)
     low, high = pixels.min(), pixels.max()
     if not (low >= 0 and high <= 1):
         raise InputError(
             f"{where}: pixels must lie in [0, 1], got {low:g} to {high:g}; store uint8 0..{white}, or floats "
             "that are neither normalised nor NaN"
         )
-    return pixels
-
-
-def _labels(labels: np.ndarray, count: int, where: str) -> np.ndarray:
+    count = len(images)
     if labels.shape not in ((count,), (count, 1)):
         raise InputError(f"{where}: {count} images need labels ({count},), got shape {labels.shape}")
-    return class_indices(labels.reshape(count), where)
+    return Split(pixels, class_indices(labels.reshape(count), where))
 
 
 def _check_classes(splits: dict[str, Split], where: str) -> int:
@@ -367,95 +296,12 @@ def _check_classes(splits: dict[str, Split], where: str) -> int:
     return len(classes)
 
 
-def _constants(
-    splits: dict[str, Split], raw: dict[str, np.ndarray], where: str, known: _Known | None
-) -> tuple[np.ndarray, np.ndarray]:
-    pixels = splits["train"].images
+def _constants(pixels: np.ndarray, stated: dict[str, np.ndarray], where: str, known: Known | None) -> Normalised:
+    """What is stated, else what is usual for the dataset, else mean and deviation of the train images' pixels."""
     channels = pixels.shape[-1]
-    if "mean" in raw:
-        return channel_constants(raw["mean"], raw["std"], channels, where)
+    if "mean" in stated:
+        return Normalised.of(stated["mean"], stated["std"], channels, where)
     if known is not None and len(known.mean) == channels:
-        return np.array(known.mean, np.float32), np.array(known.std, np.float32)
-    mean = pixels.mean(axis=(0, 1, 2), dtype=np.float64)
-    # Image by image, since a squared copy of all of them would double the memory.
-    squares = sum(np.square(image, dtype=np.float64).mean(axis=(0, 1)) for image in pixels) / len(pixels)
-    std = np.sqrt(np.maximum(squares - mean**2, 0))
-    if (std < 1e-6).any():
-        raise InputError(f"{where}: a channel of the train images is constant, so it cannot be normalised")
-    return mean.astype(np.float32), std.astype(np.float32)
-
-
-# tensorflow-datasets
-
-
-def _load_tfds(name: str, data_dir: str | os.PathLike | None, download: bool) -> RealData:
-    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-    folder = _prepared_folder(root / name)
-    if folder is None and download:
-        _prepare_tfds(name, root)
-        folder = _prepared_folder(root / name)
-    if folder is None:
-        raise InputError(_how_to_prepare(name, root))
-    known = _KNOWN[name]
-    raw = {}
-    for split, count in (("train", known.train), ("test", known.test)):
-        raw[f"x_{split}"], raw[f"y_{split}"] = _read_tfds(folder, split, count)
-    return _real_data(name, raw, str(folder), known)
-
-
-def _how_to_prepare(name: str, root: Path) -> str:
-    other = any((root / name).glob("*/dataset_info.json"))
-    state = "prepared in another format than array_record" if other else "not prepared"
-    return (
-        f"{name} is {state} under {root}: prepare it with download=True (--download)"
-        f"{' and another data_dir (--data-dir)' if other else ''}, which needs TensorFlow (pip install "
-        "'ddr-jax[tf]', 2.5 GB); or set data_dir (--data-dir) or TFDS_DATA_DIR to prepared files; or give the path "
-        f"of a {name}.npz with {', '.join(_REQUIRED)}"
-    )
-
-
-def _prepared_folder(folder: Path) -> Path | None:
-    """The folder of the newest version that tensorflow-datasets finished preparing as array_record."""
-    # By hand: tensorflow-datasets imports in seconds, and without a network gives up only after minutes.
-    versions = [
-        child
-        for child in folder.glob("*")
-        if re.fullmatch(r"\d+\.\d+\.\d+", child.name)
-        and (child / "dataset_info.json").is_file()
-        and any(child.glob("*.array_record-*"))
-    ]
-    return max(versions, key=lambda child: [int(part) for part in child.name.split(".")], default=None)
-
-
-def _require_tfds() -> None:
-    if importlib.util.find_spec("tensorflow_datasets") is None:
-        raise InputError("datasets by name need tensorflow-datasets: pip install tensorflow-datasets")
-
-
-def _prepare_tfds(name: str, root: Path) -> None:
-    _require_tfds()
-    if importlib.util.find_spec("tensorflow") is None:
-        raise InputError(f"preparing {name} needs TensorFlow: pip install 'ddr-jax[tf]' (2.5 GB)")
-    import tensorflow_datasets as tfds
-
-    # Another's library on an unknown network: whatever fails there is news for the user, not for a debugger.
-    try:
-        tfds.builder(name, data_dir=root, file_format="array_record").download_and_prepare()
-    except Exception as error:
-        raise InputError(f"{name} could not be downloaded and prepared in {root}: {error}") from error
-
-
-def _read_tfds(folder: Path, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """All images (N, H, W, K) uint8 and labels (N,) of a split."""
-    _require_tfds()
-    import tensorflow_datasets as tfds
-
-    builder: Any = tfds.builder_from_directory(folder)
-    source = builder.as_data_source(split, file_format="array_record")
-    if len(source) != count:
-        raise InputError(
-            f"{folder}: {split} holds {len(source)} images instead of {count}; delete the folder and prepare it again"
-        )
-    records = [(record["image"], record["label"]) for record in source]
-    images, labels = zip(*records, strict=True)
-    return np.stack(images), np.asarray(labels)
+        return Normalised(np.array(known.mean, np.float32), np.array(known.std, np.float32))
+    mean, std = spaces.channels(pixels, where)
+    return Normalised(mean.astype(np.float32), std.astype(np.float32))

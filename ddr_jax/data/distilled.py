@@ -7,31 +7,31 @@ from __future__ import annotations
 
 import io
 import os
-import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
 from ddr_jax.data import readers
-from ddr_jax.data.datasets import channel_constants, class_indices, denormalise, normalise
+from ddr_jax.data.datasets import as_floats, class_indices
 from ddr_jax.data.files import write_atomically
-from ddr_jax.data.readers import host_array
-from ddr_jax.types import DistilledSets, InputError, InputWarning, RealData, nearest
+from ddr_jax.data.readers import as_array, host_array
+from ddr_jax.data.spaces import Normalised
+from ddr_jax.types import AnyPath, DistilledSets, InputError, OneLine, RealData, nearest, warn
 
 SPACES = ("pixels", "normalised", "zca")
-LAYOUTS = ("NHWC", "NCHW")
 SOFT_LABELS = ("logits", "probabilities")
-_ARRAYS = ("labels", "soft_labels", "mean", "std")
-_DECLARATIONS = ("space", "layout", "soft")
+_WORDS = {"space": SPACES, "layout": ("NHWC", "NCHW"), "soft": SOFT_LABELS}
+_LABELS = {"labels": "(N,) or (runs, N)", "soft_labels": "(N, classes) or (runs, N, classes)"}
+_OPTIONAL = (*_LABELS, "mean", "std", *_WORDS)
 _SUM_TOLERANCE = 1e-3  # of a row of probabilities
 
 
-@dataclass(frozen=True, eq=False)
-class Distilled:
+@dataclass(frozen=True, eq=False, repr=False)
+class Distilled(OneLine):
     """Distilled images and labels as somebody stored them: what they declare is all that is known of them.
 
     `images` (N, ...) or (R, N, ...), uint8 or floats; `labels` (N,) or (R, N) class indices; `soft_labels`
@@ -40,7 +40,7 @@ class Distilled:
     "zca", whitened as the real data they are scored against.
     `layout` is "NHWC" or "NCHW", `soft` "logits" or "probabilities"; None where nobody said.
     Arrays may be given as NumPy's, JAX's or PyTorch's, on any device; they are kept as NumPy's.
-    Raises `InputError` for any other word.
+    Raises `InputError` for any other word, and for labels that do not fit the images.
     """
 
     name: str
@@ -54,20 +54,43 @@ class Distilled:
     std: np.ndarray | None = None
 
     def __post_init__(self):
-        for field in ("images", *_ARRAYS):
+        for field, valid in _WORDS.items():
+            word = getattr(self, field)
+            if word is not None and str(word) not in valid:
+                raise InputError(f"{self.name}: unknown {field} {str(word)!r}: {nearest(str(word), valid)}")
+            object.__setattr__(self, field, word if word is None else str(word))
+        for field in ("images", *_LABELS, "mean", "std"):
             if (value := getattr(self, field)) is not None:
-                object.__setattr__(self, field, host_array(value))
-        for field, valid in (("space", SPACES), ("layout", LAYOUTS), ("soft", SOFT_LABELS)):
-            value = getattr(self, field)
-            if value is not None and value not in valid:
-                raise InputError(f"{self.name}: unknown {field} {value!r}: {nearest(str(value), valid)}")
+                object.__setattr__(self, field, as_array(value, f"{self.name}: {field}"))
         if (self.mean is None) != (self.std is None):
             raise InputError(f"{self.name}: has one of mean and std; give both or neither")
+        if self.labels is None and self.soft_labels is None:
+            raise InputError(
+                f"{self.name}: has neither labels nor soft_labels; name the file that holds them (labels=..., "
+                "--labels-file ...), or store them with the images"
+            )
+        images = _with_axis(self.images, 5)
+        if images.ndim != 5 or not images.size:
+            raise InputError(
+                f"{self.name}: images must be (N, H, W, K), (N, K, H, W) or one of these after an axis of runs, "
+                f"and not empty; got shape {self.images.shape}"
+            )
+        for ndim, (field, form) in enumerate(_LABELS.items(), 2):
+            labels = _with_axis(getattr(self, field), ndim)
+            if labels is not None and (labels.ndim != ndim or labels.shape[:2] != images.shape[:2]):
+                raise InputError(
+                    f"{self.name}: {len(images)} run(s) of {images.shape[1]} images need {field} of shape {form}, "
+                    f"got {getattr(self, field).shape}"
+                )
+
+
+OneSet: TypeAlias = AnyPath | Mapping[str, Any] | Distilled
+Sets: TypeAlias = OneSet | Sequence[OneSet] | DistilledSets
 
 
 def load_distilled(
-    *paths: str | os.PathLike,
-    labels: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
+    *paths: AnyPath,
+    labels: AnyPath | Sequence[AnyPath] | None = None,
     space: str | None = None,
     layout: str | None = None,
     soft: str | None = None,
@@ -87,6 +110,9 @@ def load_distilled(
     What is declared here wins over the file, with an `InputWarning` where they contradict. Raises `InputError` for
     a file that is missing or unreadable, for images without labels, and for `labels` where a file holds its own.
     """
+    for i, path in enumerate(paths):
+        if not isinstance(path, str | os.PathLike):
+            raise InputError(f"paths[{i}] is a {type(path).__name__}; expected a path")
     files = [Path(path).expanduser() for path in paths]
     names = [path.resolve().name if path.is_dir() else path.stem for path in files]
     said = {"space": space, "layout": layout, "soft": soft}
@@ -96,32 +122,49 @@ def load_distilled(
     )
 
 
-def prepare(files: Sequence[Distilled] | Distilled, real: RealData) -> DistilledSets:
-    """Check distilled sets and bring them into one form: float32, NHWC, normalised or whitened as `real` is.
+def as_distilled(sets: OneSet | Sequence[OneSet]) -> tuple[Distilled, ...]:
+    """Distilled sets that are given as paths, dictionaries of arrays or `Distilled`, one or a sequence of them.
 
-    Against whitened real data, sets of pixels and normalised ones are whitened as it was, and floats must say what
-    they are. All sets must have the same number of images in each class. Stored probabilities become their
-    logarithms. Hard labels that are missing are the classes with the largest soft label.
+    A dictionary has the keys of an `.npz` (see `load_distilled`), and NumPy's, JAX's or PyTorch's arrays; it is named
+    by its place. Raises `InputError` for anything else, for none, and as `load_distilled` does.
+    """
+    alone = isinstance(sets, str) or not isinstance(sets, Sequence)
+    given = {"sets": sets} if alone else {f"sets[{i}]": one for i, one in enumerate(cast(Sequence[Any], sets))}
+    loaded = iter(load_distilled(*(one for one in given.values() if isinstance(one, str | os.PathLike))))
+    if not given:
+        raise InputError("no distilled sets given")
+    return tuple(
+        next(loaded) if isinstance(one, str | os.PathLike) else _from_memory(one, place) for place, one in given.items()
+    )
+
+
+def prepare(sets: Sets, real: RealData) -> DistilledSets:
+    """Check distilled sets and bring them into one form: float32, NHWC, in the space of `real`.
+
+    `sets` are what `as_distilled` takes; those that are prepared already come back as they are. Against whitened real
+    data, sets of pixels and normalised ones are whitened as it was, and floats must say what they are. All sets must
+    have the same number of images in each class. Stored probabilities become their logarithms. Hard labels that are
+    missing are the classes with the largest soft label.
     Raises `InputError` for whatever cannot be right or cannot be told, and gives an `InputWarning` for
     whatever is allowed but probably not meant; each names the set.
     """
-    files = [files] if isinstance(files, Distilled) else list(files)
-    if not files:
-        raise InputError("no distilled sets given")
-    ready = [_prepare(_with_runs(file), real) for file in files]
-    names = [name for file in files for name in _run_names(file)]
-    _check_alike(names, ready, real.num_classes)
-    images, labels, soft_labels = zip(*ready, strict=True)
+    if isinstance(sets, DistilledSets):
+        if sets.images.shape[2:] != real.image_shape:
+            raise InputError(f"{sets.names[0]}: was prepared for other real data: images are {sets.images.shape[2:]}")
+        return sets
+    parts = [_prepare(file, real) for file in as_distilled(sets)]
+    _check_together(parts, real.num_classes)
+    soft_labels = [part.soft_labels for part in parts if part.soft_labels is not None]
     return DistilledSets(
-        names=tuple(names),
-        images=np.concatenate(images),
-        labels=np.concatenate(labels),
-        soft_labels=None if soft_labels[0] is None else np.concatenate(soft_labels),
+        names=tuple(name for part in parts for name in part.names),
+        images=np.concatenate([part.images for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
+        soft_labels=np.concatenate(soft_labels) if soft_labels else None,
     )
 
 
 def save_distilled(
-    path: str | os.PathLike,
+    path: AnyPath,
     images: np.ndarray,
     labels: np.ndarray | None = None,
     soft_labels: np.ndarray | None = None,
@@ -141,70 +184,71 @@ def save_distilled(
         raise InputError(f"{path}: distilled sets are saved as .npz; end the name in .npz")
     if soft_labels is not None and soft is None:
         raise InputError(f"{path}: say whether the soft labels are {' or '.join(SOFT_LABELS)}")
-    content = Distilled(path.stem, images, labels, soft_labels, space, "NHWC", soft, mean, std)
-    _with_runs(content)
-    arrays = {key: getattr(content, key) for key in ("images", *_ARRAYS, *_DECLARATIONS)}
+    fields = {"images": images, "labels": labels, "soft_labels": soft_labels, "mean": mean, "std": std}
+    fields |= {"space": space, "layout": "NHWC", "soft": soft}
+    Distilled(path.stem, **fields)  # refuses what could not be read back
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{key: value for key, value in arrays.items() if value is not None})
+    content = {key: host_array(value) for key, value in fields.items() if value is not None}
+    np.savez_compressed(buffer, **cast(Any, content))
     write_atomically(path, buffer.getvalue())
 
 
-# One file
+# One set as it is given
+
+
+def _from_memory(given: Any, place: str) -> Distilled:
+    if isinstance(given, Distilled):
+        return given
+    if not isinstance(given, Mapping):
+        raise InputError(
+            f"{place} is a {type(given).__name__}; expected a path, a dictionary of arrays, or what load_distilled gave"
+        )
+    name = place.replace("sets", "set")
+    return Distilled(name, **readers.pick(given, ("images",), _OPTIONAL, name))
 
 
 def _labels_files(
     files: list[Path], labels: str | os.PathLike | Sequence[str | os.PathLike] | None
 ) -> Sequence[Path | None]:
     """The labels file of each images file, or None."""
-    if labels is None:
-        return [None] * len(files)
-    paths = [labels] if isinstance(labels, str | os.PathLike) else labels
-    given = [Path(path).expanduser() for path in paths]
-    if len(given) not in (1, len(files)):
+    if labels is None or isinstance(labels, str | os.PathLike):
+        return [None if labels is None else Path(labels).expanduser()] * len(files)
+    if len(labels) != len(files):
         raise InputError(
-            f"{len(given)} labels files for {len(files)} distilled sets; give one for all, or one for each in order"
+            f"{len(labels)} labels files for {len(files)} distilled sets; give one for all, or one for each in order"
         )
-    return given * len(files) if len(given) == 1 else given
+    return [Path(path).expanduser() for path in labels]
 
 
 def _load(path: Path, name: str, beside: Path | None, said: dict[str, str | None]) -> Distilled:
     raw = _content(path)
-    own = [key for key in ("labels", "soft_labels") if key in raw]
+    own = [key for key in _LABELS if key in raw]
     if beside is not None and own:
         raise InputError(f"{path}: holds {' and '.join(own)} of its own, so {beside} cannot be used; leave it out")
     if beside is not None:
-        raw |= _labels_entry(host_array(raw["images"]), readers.read_array(beside))
-    elif not own:
-        raise InputError(
-            f"{path}: has neither labels nor soft_labels; name the file that holds them (labels=..., --labels-file ...)"
-        )
-    for field in _DECLARATIONS:
-        stored = str(raw[field]) if field in raw else None
-        if None not in (stored, said[field]) and stored != said[field]:
-            _warn(f"{path}: the file declares {field} {stored!r}, you say {said[field]!r}: yours is used")
-        raw[field] = said[field] or stored
+        raw |= _labels_entry(as_array(raw["images"], path), readers.read_array(beside))
+    for field, word in said.items():
+        if word is not None and (stored := str(raw.get(field, word))) != word:
+            warn(f"{path}: the file declares {field} {stored!r}, you say {word!r}: yours is used")
+        raw[field] = word or raw.get(field)
     return Distilled(name, **raw)
 
 
 def _content(path: Path) -> dict[str, Any]:
     """Fields of `Distilled` by name, as a file or a folder holds them: `images` at least."""
-    optional = (*_ARRAYS, *_DECLARATIONS)
     if path.is_dir():
         images, labels = readers.read_classes(path)
         return {"images": images, "labels": labels, "space": "pixels", "layout": "NHWC"}
     if path.suffix == ".npz":
-        return dict(readers.read_npz(path, ("images",), optional))
+        return dict(readers.read_npz(path, ("images",), _OPTIONAL))
     if path.suffix == ".safetensors":
-        return readers.read_safetensors(path, ("images",), optional)
-    if path.suffix != ".pt":
-        return {"images": readers.read_array(path)}
-    content = readers.read_pt(path)
+        return readers.read_safetensors(path, ("images",), _OPTIONAL)
+    content = readers.read_pt(path) if path.suffix == ".pt" else readers.read_array(path)
     if not isinstance(content, Mapping):
-        return {"images": readers.as_array(content, path)}
+        return {"images": as_array(content, path)}
     if "images" not in content and "data" in content:
         return _runs_of_dc(content["data"], path)
-    entries = readers.pick(content, ("images",), optional, path)
-    return {key: value if key in _DECLARATIONS else readers.as_array(value, path) for key, value in entries.items()}
+    return readers.pick(content, ("images",), _OPTIONAL, path)
 
 
 def _runs_of_dc(runs: Any, path: Path) -> dict[str, np.ndarray]:
@@ -223,77 +267,50 @@ def _labels_entry(images: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarra
     return {"soft_labels" if labels.ndim == images.ndim - 2 else "labels": labels}
 
 
-def _with_runs(file: Distilled) -> Distilled:
-    """The same with a leading axis of runs, once the numbers of runs, images and labels agree."""
-    images = file.images
-    if images.ndim not in (4, 5) or not images.size:
-        raise InputError(
-            f"{file.name}: images must be (N, H, W, K), (N, K, H, W) or one of these after an axis of runs, "
-            f"and not empty; got shape {images.shape}"
-        )
-    images = images if images.ndim == 5 else images[None]
-    if file.labels is None and file.soft_labels is None:
-        raise InputError(f"{file.name}: has neither labels nor soft_labels; store one of them for each image")
-    labels = _labels_with_runs(file, "labels", images.shape[:2], 2)
-    soft_labels = _labels_with_runs(file, "soft_labels", images.shape[:2], 3)
-    return replace(file, images=images, labels=labels, soft_labels=soft_labels)
+# One set against the real data
 
 
-def _labels_with_runs(file: Distilled, field: str, shape: tuple[int, int], ndim: int) -> np.ndarray | None:
-    if getattr(file, field) is None:
-        return None
-    given = getattr(file, field)
-    labels = given[None] if given.ndim == ndim - 1 else given
-    if labels.ndim != ndim or labels.shape[:2] != shape:
-        form = "(N,) or (runs, N)" if field == "labels" else "(N, classes) or (runs, N, classes)"
-        raise InputError(
-            f"{file.name}: {shape[0]} run(s) of {shape[1]} images need {field} of shape {form}, got {given.shape}"
-        )
-    return labels
+def _with_axis(array: Any, ndim: int) -> Any:
+    """With an axis of one run before, if it has one axis too few."""
+    return array[None] if array is not None and array.ndim == ndim - 1 else array
 
 
-def _run_names(file: Distilled) -> list[str]:
-    if file.images.ndim == 5 and len(file.images) > 1:
-        return [f"{file.name}[{i}]" for i in range(len(file.images))]
-    return [file.name]
-
-
-def _prepare(file: Distilled, real: RealData) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def _prepare(file: Distilled, real: RealData) -> DistilledSets:
+    shaped = {"images": 5, "labels": 2, "soft_labels": 3}
+    file = replace(file, **{field: _with_axis(getattr(file, field), ndim) for field, ndim in shaped.items()})
     images = _images(file, real)
     soft_labels = None if file.soft_labels is None else _soft_labels(file, real.num_classes)
-    return images, _hard_labels(file, soft_labels, real.num_classes), soft_labels
+    runs = len(images)
+    names = (file.name,) if runs == 1 else tuple(f"{file.name}[{i}]" for i in range(runs))
+    return DistilledSets(names, images, _hard_labels(file, soft_labels, real.num_classes), soft_labels)
 
 
 # Images (R, N, ...)
 
 
 def _images(file: Distilled, real: RealData) -> np.ndarray:
-    if file.images.dtype != np.uint8 and file.images.dtype.kind != "f":
-        raise InputError(f"{file.name}: images must be uint8 or floats, got {file.images.dtype}")
+    channels_first = _layout(file, real.image_shape) == "NCHW"
+    images = as_floats(np.moveaxis(file.images, 2, -1) if channels_first else file.images, file.name)
     _check_finite(file.images, "images", file.name)
     _check_whitened(file, real)
     space = _space(file)
-    # A copy even of float32, since normalising works in place and the array is the caller's.
-    images = np.moveaxis(file.images, 2, -1) if _layout(file, real.image_shape) == "NCHW" else file.images
-    images = images.astype(np.float32, order="C")
-    if file.images.dtype == np.uint8:
-        images /= 255
-    if space == "zca":
-        return images
-    if real.whitening is not None:
-        return _whiten(images, space, file, real)
-    if space == "pixels":
-        return normalise(images, real.mean, real.std)
-    return images if file.mean is None else _renormalise(images, file, real)
+    if space == "normalised":
+        usual = Normalised(real.space.mean, real.space.std)
+        given = usual if file.mean is None else Normalised.of(file.mean, file.std, len(usual.mean), file.name)
+        if given.digest == real.space.digest:
+            return images
+        images = given.pixels(images)
+    return images if space == "zca" else real.space.images(images)
 
 
 def _check_whitened(file: Distilled, real: RealData) -> None:
-    if real.whitening is None and file.space == "zca":
+    whitened = real.space.name == "zca"
+    if file.space == "zca" and not whitened:
         raise InputError(
             f"{file.name}: declares ZCA-whitened images, but the real data {real.name} is not whitened; load it with "
             "zca='kornia' (--zca kornia), or 'kip' for sets of KIP and RFAD"
         )
-    if real.whitening is not None and file.space is None and file.images.dtype != np.uint8:
+    if whitened and file.space is None and file.images.dtype != np.uint8:
         raise InputError(
             f"{file.name}: images do not say their space, and the real data {real.name} is ZCA-whitened; declare the "
             f"space (--space zca, if the set was whitened as well; else {' or '.join(SPACES[:-1])})"
@@ -321,7 +338,7 @@ def _layout(file: Distilled, image_shape: tuple[int, int, int]) -> str:
             f"{shapes['NCHW']} (NCHW); is it another dataset, size or number of channels?"
         )
     if file.layout is None and len(fitting) > 1:
-        raise InputError(f"{file.name}: an image of shape {got} is NHWC and NCHW alike; declare the layout")
+        raise InputError(f"{file.name}: an image of shape {got} fits NHWC and NCHW; declare the layout")
     if file.layout is not None and file.layout not in fitting:
         raise InputError(f"{file.name}: declares {file.layout}, but an image of shape {got} is {fitting[0]}")
     return file.layout or fitting[0]
@@ -330,37 +347,31 @@ def _layout(file: Distilled, image_shape: tuple[int, int, int]) -> str:
 def _space(file: Distilled) -> str:
     low, high = float(file.images.min()), float(file.images.max())
     values = f"{file.images.dtype} values from {low:g} to {high:g}"
+    within = low >= 0 and high <= 1
+    if file.images.dtype == np.uint8:
+        if file.space not in (None, "pixels"):
+            raise InputError(f"{file.name}: declares {file.space} images, which cannot be uint8; declare pixels")
+        return "pixels"
     if file.space is None:
         return _guess_space(file, low, high, values)
-    if file.space == "pixels":
-        _check_pixels(file, low, high, values)
-    elif file.images.dtype == np.uint8:
-        raise InputError(f"{file.name}: declares {file.space} images, which cannot be uint8; declare pixels")
-    elif low >= 0 and high <= 1:
-        _warn(f"{file.name}: declares {file.space} images, but has {values}, as pixels have; check the space")
-    return file.space
-
-
-def _check_pixels(file: Distilled, low: float, high: float, values: str) -> None:
-    if file.images.dtype == np.uint8:
-        return
-    if low < -0.5 or high > 1.5:
+    if file.space == "pixels" and (low < -0.5 or high > 1.5):
         raise InputError(
             f"{file.name}: declares pixels, which must lie in [0, 1], but has {values}; declare normalised, "
             "or divide 0..255 by 255"
         )
-    if low < 0 or high > 1:
-        _warn(f"{file.name}: declares pixels, which lie in [0, 1], but has {values}; used as they are")
+    if file.space == "pixels" and not within:
+        warn(f"{file.name}: declares pixels, which lie in [0, 1], but has {values}; used as they are")
+    if file.space != "pixels" and within:
+        warn(f"{file.name}: declares {file.space} images, but has {values}, as pixels have; check the space")
+    return file.space
 
 
 def _guess_space(file: Distilled, low: float, high: float, values: str) -> str:
-    """What undeclared numbers must be: only uint8 and negative numbers are beyond doubt."""
-    if file.images.dtype == np.uint8:
-        return "pixels"
+    """What undeclared floats must be: only negative numbers are beyond doubt."""
     if low < -0.05:
         return "normalised"
     if low >= 0 and high <= 1:
-        _warn(f"{file.name}: images do not say their space; {values} are taken for pixels: declare it")
+        warn(f"{file.name}: images do not say their space; {values} are taken for pixels: declare it")
         return "pixels"
     if low >= 0 and high > 20:
         raise InputError(f"{file.name}: images have {values}, as if pixels were 0..255; store uint8, or divide by 255")
@@ -370,28 +381,12 @@ def _guess_space(file: Distilled, low: float, high: float, values: str) -> str:
     )
 
 
-def _renormalise(images: np.ndarray, file: Distilled, real: RealData) -> np.ndarray:
-    mean, std = channel_constants(np.asarray(file.mean), np.asarray(file.std), len(real.mean), file.name)
-    if np.allclose(mean, real.mean, rtol=1e-6) and np.allclose(std, real.std, rtol=1e-6):
-        return images
-    return images * (std / real.std) + (mean - real.mean) / real.std
-
-
-def _whiten(images: np.ndarray, space: str, file: Distilled, real: RealData) -> np.ndarray:
-    """Whitened as `real` is: pixels or normalised images, which are overwritten."""
-    if space == "normalised":
-        mean, std = (real.mean, real.std) if file.mean is None else (file.mean, file.std)
-        mean, std = channel_constants(np.asarray(mean), np.asarray(std), len(real.mean), file.name)
-        denormalise(images, mean, std)
-    return real.whitening.apply(images.reshape(-1, *real.image_shape)).reshape(images.shape)
-
-
 # Labels (R, N) and soft labels (R, N, C)
 
 
 def _hard_labels(file: Distilled, soft_labels: np.ndarray | None, num_classes: int) -> np.ndarray:
     if file.labels is None:
-        _warn(f"{file.name}: no hard labels; the class with the largest soft label serves")
+        warn(f"{file.name}: no hard labels; the class with the largest soft label serves")
         return soft_labels.argmax(-1).astype(np.int32)
     labels = class_indices(file.labels, file.name)
     if labels.max() >= num_classes:
@@ -401,7 +396,7 @@ def _hard_labels(file: Distilled, soft_labels: np.ndarray | None, num_classes: i
             f"{'; they seem to count from 1: subtract 1' if from_one else ''}"
         )
     if soft_labels is not None and (share := np.mean(soft_labels.argmax(-1) != labels)) > 0.5:
-        _warn(
+        warn(
             f"{file.name}: in {share:.0%} of the images the largest soft label is not the hard label; "
             "are the two in the same order?"
         )
@@ -413,8 +408,6 @@ def _soft_labels(file: Distilled, num_classes: int) -> np.ndarray:
     stored = np.asarray(file.soft_labels)
     if stored.shape[-1] != num_classes:
         raise InputError(f"{file.name}: soft labels have {stored.shape[-1]} classes, the real data has {num_classes}")
-    if stored.dtype.kind not in "fiu":
-        raise InputError(f"{file.name}: soft labels must be numbers, got {stored.dtype}")
     _check_finite(stored, "soft labels", file.name)
     soft_labels = stored.astype(np.float32)
     wrong = (soft_labels < 0).any(-1) | (np.abs(soft_labels.sum(-1) - 1) > _SUM_TOLERANCE)
@@ -433,23 +426,26 @@ def _soft_labels(file: Distilled, num_classes: int) -> np.ndarray:
     return np.log(np.maximum(soft_labels, np.finfo(np.float32).tiny))
 
 
-# All files together
+# All sets together
 
 
-def _check_alike(names: list[str], ready: list[tuple], num_classes: int) -> None:
+def _check_together(parts: list[DistilledSets], num_classes: int) -> None:
     """One number of images in each class, one kind of labels, no name twice."""
+    names = [name for part in parts for name in part.names]
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise InputError(f"{repeated[0]} is the name of several sets; give each set once, under its own name")
-    counts = [np.bincount(run, minlength=num_classes) for _, labels, _ in ready for run in labels]
-    soft = [soft_labels is not None for _, labels, soft_labels in ready for _ in labels]
-    for name, count, has_soft in zip(names, counts, soft, strict=True):
+    counts = [np.bincount(run, minlength=num_classes) for part in parts for run in part.labels]
+    for name, count in zip(names, counts, strict=True):
         if not np.array_equal(count, counts[0]):
             raise InputError(
                 f"{names[0]} has {_per_class(counts[0])}, {name} has {_per_class(count)}: sets scored "
                 "together share a random baseline; score these in separate calls"
             )
-        if has_soft != soft[0]:
-            raise InputError(f"of {names[0]} and {name} only one has soft labels; score them in separate calls")
+    for part in parts:
+        if (part.soft_labels is None) != (parts[0].soft_labels is None):
+            raise InputError(
+                f"of {names[0]} and {part.names[0]} only one has soft labels; score them in separate calls"
+            )
     _check_balance(names, counts[0])
 
 
@@ -457,9 +453,9 @@ def _check_balance(names: list[str], count: np.ndarray) -> None:
     who = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
     if (count == 0).any():
         absent = ", ".join(map(str, np.flatnonzero(count == 0)))
-        _warn(f"{who}: no image of class {absent}, which students thus never see; are the labels right?")
+        warn(f"{who}: no image of class {absent}, which students thus never see; are the labels right?")
     elif count.min() != count.max():
-        _warn(f"{who}: {_per_class(count)}; the random baseline has the same")
+        warn(f"{who}: {_per_class(count)}; the random baseline has the same")
 
 
 def _per_class(count: np.ndarray) -> str:
@@ -467,7 +463,3 @@ def _per_class(count: np.ndarray) -> str:
         return f"{count.sum()} images, {count[0]} per class"
     shown = ", ".join(map(str, count[:10])) + (", ..." if len(count) > 10 else "")
     return f"{count.sum()} images, unequally many per class ({shown})"
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, InputWarning, stacklevel=3)

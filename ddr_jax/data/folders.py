@@ -1,25 +1,28 @@
 """Real data as it is published in folders: MNIST's idx files, CIFAR's batches, images by split and class.
 
-Each reader gives what an `.npz` of real data would hold: `x_train`, `y_train`, `x_test`, `y_test`, and perhaps
-`x_validation`, `y_validation`: images (N, ...) and class indices (N,).
+Readers give `Arrays`: images (N, ...) and class indices (N,) of the splits "train", "test" and perhaps "validation".
+A new published dataset is a row of `PUBLISHED`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from ddr_jax.data.readers import class_names, pick, read_classes, read_idx, read_images, read_pickle, require_file
-from ddr_jax.types import InputError
+from ddr_jax.data.readers import class_names, pick, read_classes, read_idx, read_images, read_pickle
+from ddr_jax.types import InputError, Split, warn
 
+Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
 KINDS = (
     "train-images-idx3-ubyte.gz and its three companions (MNIST, Fashion-MNIST), data_batch_1 to 5 and test_batch "
     "(cifar-10-batches-py), train, test and meta (cifar-100-python), or train/CLASS/*.png with val/CLASS or test/CLASS"
 )
 NO_SIZE = "a size is for folders of images by class, which are resized as they are read; leave it out"
+SAME_MEAN = 2e-3  # published constants have three or four digits
 _TEST_SPLITS = ("val", "test")
 _LIST = "val_annotations.txt"  # Tiny ImageNet's, of the classes of val/images
 
@@ -37,6 +40,70 @@ class Tree:
     chosen: tuple[int, ...] | None = None
 
 
+@dataclass(frozen=True)
+class Known:
+    """What is fixed about a published dataset.
+
+    `mean` and `std` are of each channel of pixels in [0, 1]; `flips` as in `types.RealData`; `train` and `test` count
+    images. `folder` is the one that its files are published in; `tree` how images by class lie in it.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    flips: bool
+    train: int
+    test: int
+    folder: str = ""
+    tree: Tree | None = None
+
+
+def _imagenet(*chosen: int, size: int = 128, classes: int = 1000, folder: str = "") -> Known:
+    """A dataset of ImageNet's family, whose images cannot be counted: copies differ."""
+    return Known((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), True, 0, 0, folder, Tree(size, classes, chosen or None))
+
+
+# The ten-class subsets are those of MTT (arXiv 2203.11932), their classes in the order of DD-Ranking 0.2.0.
+PUBLISHED = {
+    "mnist": Known((0.1307,), (0.3081,), False, 60_000, 10_000, "MNIST/raw"),
+    "fashion_mnist": Known((0.2860,), (0.3530,), True, 60_000, 10_000, "FashionMNIST/raw"),
+    "svhn_cropped": Known((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), False, 73_257, 26_032),
+    "cifar10": Known((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), True, 50_000, 10_000, "cifar-10-batches-py"),
+    "cifar100": Known((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), True, 50_000, 10_000, "cifar-100-python"),
+    "tinyimagenet": _imagenet(size=64, classes=200, folder="tiny-imagenet-200"),
+    "imagenet1k": _imagenet(size=224),
+    "imagenette": _imagenet(0, 217, 482, 491, 497, 566, 569, 571, 574, 701),
+    "imagewoof": _imagenet(193, 182, 258, 162, 155, 167, 159, 273, 207, 229),
+    "imagemeow": _imagenet(281, 282, 283, 284, 285, 291, 292, 290, 289, 287),
+    "imagesquawk": _imagenet(84, 130, 88, 144, 145, 22, 96, 9, 100, 89),
+    "imagefruit": _imagenet(953, 954, 949, 950, 951, 957, 952, 945, 943, 948),
+    "imageyellow": _imagenet(309, 986, 954, 951, 987, 779, 599, 291, 72, 11),
+}
+
+
+def named_by(stem: str) -> Known | None:
+    """The published dataset that whole words of the stem name, as in CIFAR-10_small; kmnist is not mnist."""
+    words = re.split(r"[-_. ]+", stem.lower())
+    spans = {"".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1)}
+    named = [name for name in PUBLISHED if name.removesuffix("_cropped").replace("_", "") in spans]
+    return PUBLISHED[max(named, key=len)] if named else None
+
+
+def told_by(splits: dict[str, Split], where: str) -> Known | None:
+    """The published dataset whose sizes and mean pixel these are, whatever the file is called."""
+    images = splits["train"].images
+    total = len(images) + len(splits.get("validation", ()))
+    for name, known in PUBLISHED.items():
+        if (total, len(splits["test"])) != (known.train, known.test) or images.shape[-1] != len(known.mean):
+            continue
+        if np.allclose(images.mean(axis=(0, 1, 2), dtype=np.float64), known.mean, atol=SAME_MEAN):
+            warn(
+                f"{where}: by its sizes and mean pixel this is {name}, whose usual mean and std are used; store "
+                "mean and std in the file to use others"
+            )
+            return known
+    return None
+
+
 def kind(folder: Path) -> str | None:
     """How a folder holds real data: "idx", "cifar10", "cifar100" or "images"; None if in no way that is known."""
     if (folder / "train-images-idx3-ubyte.gz").is_file():
@@ -50,7 +117,7 @@ def kind(folder: Path) -> str | None:
     return None
 
 
-def read_folder(folder: Path, size: tuple[int, int] | None = None, tree: Tree | None = None) -> dict[str, np.ndarray]:
+def read_folder(folder: Path, size: tuple[int, int] | None = None, tree: Tree | None = None) -> Arrays:
     """The arrays of a folder of any `kind`; `size` and `tree` are for those of images.
 
     Raises `InputError` for a folder of no known kind and for files that are missing, damaged or inconsistent.
@@ -65,25 +132,22 @@ def read_folder(folder: Path, size: tuple[int, int] | None = None, tree: Tree | 
     return _read_idx(folder) if found == "idx" else _read_cifar(folder, found)
 
 
-def _read_idx(folder: Path) -> dict[str, np.ndarray]:
-    raw = {}
-    for split, stem in (("train", "train"), ("test", "t10k")):
-        raw[f"x_{split}"] = read_idx(folder / f"{stem}-images-idx3-ubyte.gz")
-        raw[f"y_{split}"] = read_idx(folder / f"{stem}-labels-idx1-ubyte.gz")
-    return raw
+def _read_idx(folder: Path) -> Arrays:
+    return {
+        split: (read_idx(folder / f"{stem}-images-idx3-ubyte.gz"), read_idx(folder / f"{stem}-labels-idx1-ubyte.gz"))
+        for split, stem in (("train", "train"), ("test", "t10k"))
+    }
 
 
-def _read_cifar(folder: Path, name: str) -> dict[str, np.ndarray]:
-    train, test = ([f"data_batch_{i}" for i in range(1, 6)], ["test_batch"])
-    if name == "cifar100":
-        train, test = ["train"], ["test"]
-    key = b"labels" if name == "cifar10" else b"fine_labels"
-    raw = {}
-    for split, files in (("train", train), ("test", test)):
-        batches = [_cifar_batch(folder / file, key) for file in files]
-        images, labels = zip(*batches, strict=True)
-        raw[f"x_{split}"], raw[f"y_{split}"] = np.concatenate(images), np.concatenate(labels)
-    return raw
+def _read_cifar(folder: Path, name: str) -> Arrays:
+    files, key = {"train": ["train"], "test": ["test"]}, b"fine_labels"
+    if name == "cifar10":
+        files, key = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}, b"labels"
+    splits = {}
+    for split, names in files.items():
+        images, labels = zip(*(_cifar_batch(folder / name, key) for name in names), strict=True)
+        splits[split] = np.concatenate(images), np.concatenate(labels)
+    return splits
 
 
 def _cifar_batch(path: Path, key: bytes) -> tuple[np.ndarray, np.ndarray]:
@@ -98,7 +162,7 @@ def _cifar_batch(path: Path, key: bytes) -> tuple[np.ndarray, np.ndarray]:
     return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), np.asarray(batch[key])
 
 
-def _read_tree(folder: Path, size: tuple[int, int] | None, tree: Tree | None) -> dict[str, np.ndarray]:
+def _read_tree(folder: Path, size: tuple[int, int] | None, tree: Tree | None) -> Arrays:
     """Splits of images by class: `val` is the test split, or the validation split where `test` has classes too.
 
     Of a `tree`, `val` is always the test split. It may be as Tiny ImageNet's is: `val/images` and a list.
@@ -111,11 +175,8 @@ def _read_tree(folder: Path, size: tuple[int, int] | None, tree: Tree | None) ->
     present = labelled or ["val"]
     if tree is not None:
         classes, present = _choose(folder, classes, tree), ["val"]
-    names = dict(zip(present, ("test",) if len(present) == 1 else ("validation", "test"), strict=True))
-    raw = {}
-    for source, split in {"train": "train", **names}.items():
-        raw[f"x_{split}"], raw[f"y_{split}"] = _read_split(folder, source, size, classes)
-    return raw
+    names = zip(present, ("test",) if len(present) == 1 else ("validation", "test"), strict=True)
+    return {split: _read_split(folder, source, size, classes) for source, split in [("train", "train"), *names]}
 
 
 def _has_class(folder: Path, classes: Sequence[str]) -> bool:
@@ -143,10 +204,8 @@ def _read_listed(folder: Path, size: tuple[int, int] | None, classes: Sequence[s
             )
     if not lines:
         raise InputError(f"{folder / _LIST}: lists no images; download the dataset again")
-    paths = [folder / "images" / file for file, *_ in lines]
-    for path in paths:
-        require_file(path)
-    return read_images(paths, size), np.array([index[name] for _, name, *_ in lines])
+    labels = np.array([index[name] for _, name, *_ in lines])
+    return read_images([folder / "images" / file for file, *_ in lines], size), labels
 
 
 def _choose(folder: Path, classes: Sequence[str], tree: Tree) -> list[str]:

@@ -8,16 +8,16 @@ import importlib
 import importlib.util
 import os
 import pickle
-import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ddr_jax.types import InputError, InputWarning
+from ddr_jax.types import InputError, warn
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 _GREY = ("1", "L", "LA")
@@ -26,10 +26,11 @@ _DEEP = ("I", "F")  # first letters of Pillow's modes with more than 8 bits
 
 def host_array(value: Any) -> np.ndarray:
     """A NumPy array of anything like one: NumPy, JAX or PyTorch arrays (also on a GPU), lists and numbers."""
-    if not hasattr(value, "detach"):
-        return np.asarray(value)
-    tensor = value.detach().cpu()
-    return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        value = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
+    array = np.asarray(value)
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
 
 def require_file(path: Path) -> None:
@@ -38,11 +39,23 @@ def require_file(path: Path) -> None:
         raise InputError(f"{path}: no such file{_nearest_file(path)}")
 
 
-def pick(content: Mapping, required: Iterable, optional: Iterable, path: Path) -> dict[Any, Any]:
+@contextmanager
+def _reading(path: Path, problem: str, *causes: type[Exception]) -> Iterator[None]:
+    """One `InputError` of whatever goes wrong while a file is read: the file, the problem, the cause."""
+    require_file(path)
+    try:
+        yield
+    except InputError:
+        raise
+    except causes as error:
+        raise InputError(f"{path}: {problem} ({error})") from error
+
+
+def pick(content: Mapping, required: Iterable, optional: Iterable, where: Path | str) -> dict[Any, Any]:
     """The named entries of a file's content; raises `InputError` if a required one is missing."""
     if missing := [key for key in required if key not in content]:
         raise InputError(
-            f"{path}: no {', '.join(map(str, missing))}; it holds {', '.join(map(str, content)) or 'nothing'}"
+            f"{where}: no {', '.join(map(str, missing))}; it holds {', '.join(map(str, content)) or 'nothing'}"
         )
     return {key: content[key] for key in (*required, *optional) if key in content}
 
@@ -60,15 +73,12 @@ def _nearest_file(path: Path) -> str:
 
 def read_npz(path: Path, required: Iterable[str], optional: Iterable[str] = ()) -> dict[str, np.ndarray]:
     """The named arrays of an `.npz`, never unpickling; raises `InputError` if missing or unreadable."""
-    require_file(path)
-    try:
+    with _reading(path, "cannot be read", OSError, EOFError, zipfile.BadZipFile):
         if not zipfile.is_zipfile(path):
             raise InputError(f"{path}: not an .npz file, or cut short; copy or make it again")
         with np.load(path, allow_pickle=False) as file:
             keys = pick({key: key for key in file}, required, optional, path)
             return {key: _member(file, key, path) for key in keys}
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
 
 
 def _member(file: Mapping[str, np.ndarray], key: str, path: Path) -> np.ndarray:
@@ -85,39 +95,31 @@ def _member(file: Mapping[str, np.ndarray], key: str, path: Path) -> np.ndarray:
 
 def read_npy(path: Path) -> np.ndarray:
     """The array of an `.npy`, never unpickling; raises `InputError` if missing or unreadable."""
-    require_file(path)
-    try:
-        with path.open("rb") as file:
-            return np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
-        raise InputError(f"{path}: not an array that can be read without unpickling ({error})") from error
+    problem = "not an array that can be read without unpickling"
+    with _reading(path, problem, OSError, EOFError, ValueError), path.open("rb") as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def read_safetensors(path: Path, required: Iterable[str], optional: Iterable[str] = ()) -> dict[str, Any]:
     """The named tensors, or metadata, of a `.safetensors`; raises `InputError` if missing or unreadable."""
-    import safetensors
+    from safetensors import SafetensorError, safe_open
 
-    require_file(path)
-    try:
-        with safetensors.safe_open(path, framework="np") as file:
-            tensors = {key: key for key in file.keys()}  # noqa: SIM118 - it is no mapping
-            entries = pick((file.metadata() or {}) | tensors, required, optional, path)
-            return {key: file.get_tensor(key) if key in tensors else text for key, text in entries.items()}
-    except (safetensors.SafetensorError, OSError, TypeError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
+    problems = SafetensorError, OSError, TypeError
+    with _reading(path, "cannot be read", *problems), safe_open(path, framework="np") as file:
+        tensors = {key: key for key in file.keys()}  # noqa: SIM118 - it is no mapping
+        entries = pick((file.metadata() or {}) | tensors, required, optional, path)
+        return {key: file.get_tensor(key) if key in tensors else text for key, text in entries.items()}
 
 
 def read_idx(path: Path) -> np.ndarray:
     """The bytes of a gzipped idx file, in MNIST's form: uint8; raises `InputError` if missing or damaged."""
-    require_file(path)
-    try:
+    problem = "a damaged idx file; copy or download it again"
+    with _reading(path, problem, OSError, EOFError, zlib.error, ValueError, IndexError):
         raw = gzip.decompress(path.read_bytes())
         if raw[:3] != b"\0\0\x08":
             raise ValueError("it does not begin as an idx file of bytes does")
         shape = np.frombuffer(raw, ">u4", raw[3], offset=4)
         return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape)
-    except (OSError, EOFError, zlib.error, ValueError, IndexError) as error:
-        raise InputError(f"{path}: a damaged idx file ({error}); copy or download it again") from error
 
 
 # PyTorch and pickles
@@ -137,14 +139,10 @@ def read_pt(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in _STAND_INS.items()]):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path}: not a file of torch.save, or holds more than tensors, numbers and text, which could run a "
-            "stranger's code; save images and labels as a dictionary of tensors"
-        ) from error
     except Exception as error:
         raise InputError(
-            f"{path}: damaged, or not a file of torch.save ({type(error).__name__}); copy or make it again"
+            f"{path}: damaged, not a file of torch.save, or holds more than tensors, numbers and text, which could run "
+            f"a stranger's code ({type(error).__name__}); save images and labels as a dictionary of tensors"
         ) from error
 
 
@@ -153,12 +151,10 @@ def read_pickle(path: Path) -> Any:
 
     Nothing else is unpickled. Raises `InputError` if the file is missing, damaged or holds anything else.
     """
-    require_file(path)
-    try:
-        with path.open("rb") as file:
-            return _Unpickler(file, encoding="bytes").load()
-    except Exception as error:  # what a stranger's bytes make of the few functions they may call
-        raise InputError(f"{path}: damaged, or not the pickle it should be ({error}); download it again") from error
+    problem = "damaged, or not the pickle it should be; download it again"
+    # Any exception: a stranger's bytes may call few functions, but with arguments of their choice.
+    with _reading(path, problem, Exception), path.open("rb") as file:
+        return _Unpickler(file, encoding="bytes").load()
 
 
 def read_array(path: Path) -> np.ndarray:
@@ -173,16 +169,17 @@ def read_array(path: Path) -> np.ndarray:
     return read_npy(path) if path.suffix == ".npy" else as_array(read_pt(path), path)
 
 
-def as_array(value: Any, path: Path) -> np.ndarray:
-    """`host_array` of a value out of a file; raises `InputError` unless it is an array of numbers."""
+def as_array(value: Any, where: Path | str) -> np.ndarray:
+    """`host_array` of a value that others gave; raises `InputError` unless it is an array of numbers."""
     try:
         array = host_array(value)
     except (TypeError, ValueError, RuntimeError):
         array = np.empty(0, object)
     if array.dtype.kind not in "biuf":
+        got = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
         raise InputError(
-            f"{path}: holds a {type(value).__name__} where an array of numbers is expected; save a tensor of images "
-            "or labels alone, or a dictionary with images and labels"
+            f"{where}: holds {got} where an array of numbers is expected; give an array of images or labels alone, or "
+            "a dictionary with images and labels"
         )
     return array
 
@@ -258,11 +255,9 @@ def class_names(folder: Path) -> list[str]:
     if not names:
         raise InputError(f"{folder}: holds no sub-folders; put the images of each class into one of its own")
     if all(name.isdecimal() for name in names) and names != sorted(names, key=int):
-        warnings.warn(
+        warn(
             f"{folder}: classes are numbered in the order of their names as text, {', '.join(names[:4])}, ...; pad "
-            "the names with zeros if their numbers are meant",
-            InputWarning,
-            stacklevel=2,
+            "the names with zeros if their numbers are meant"
         )
     return names
 
@@ -300,11 +295,9 @@ def _image_files(folder: Path) -> list[Path]:
 def _mode_and_size(path: Path) -> tuple[str, tuple[int, int]]:
     from PIL import Image
 
-    try:
-        with Image.open(path) as image:
-            mode, (width, height) = image.mode, image.size
-    except (OSError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: not an image that can be read ({error})") from error
+    problems = OSError, Image.DecompressionBombError
+    with _reading(path, "not an image that can be read", *problems), Image.open(path) as image:
+        mode, (width, height) = image.mode, image.size
     if mode.startswith(_DEEP):
         raise InputError(f"{path}: images must have 8 bits per channel, got Pillow's mode {mode}; use .npy for others")
     return mode, (height, width)
@@ -314,11 +307,9 @@ def _decoded(path: Path, grey: bool, size: tuple[int, int] | None) -> np.ndarray
     """(H, W, K): uint8, or resized to (H, W) as floats in [0, 1]."""
     from PIL import Image
 
-    try:
-        with Image.open(path) as file:
-            image = file.convert("L" if grey else "RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{path}: a damaged image ({error}); copy or make it again") from error
+    problem = "a damaged image; copy or make it again"
+    with _reading(path, problem, OSError, SyntaxError, ValueError), Image.open(path) as file:
+        image = file.convert("L" if grey else "RGB")
     if size is None:
         return np.asarray(image).reshape(*image.size[::-1], -1)
     bands = [

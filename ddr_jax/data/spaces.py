@@ -1,14 +1,15 @@
-"""ZCA whitening of images: in the space of pixels, as kornia does it, and of images of one length, as KIP does."""
+"""Spaces of images (`types.Space`): normalised per channel, or ZCA-whitened as kornia or KIP does it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
-from ddr_jax.types import InputError, nearest
+from ddr_jax.types import InputError, OneLine, fingerprint, nearest
 
 KINDS = ("kornia", "kip")
 _EPS = 0.1  # kornia: added to each eigenvalue; kip: times the mean eigenvalue
@@ -17,38 +18,91 @@ _NO_CONTRAST = 1e-6  # an image with less has none but rounding's
 _MAX_FEATURES = 64 * 64 * 3  # the matrix of more would take hours and many gigabytes
 
 
-@dataclass(frozen=True, eq=False)
-class Whitening:
+@dataclass(frozen=True, eq=False, repr=False)
+class Normalised(OneLine):
+    """Images are (pixel − `mean`) / `std` per channel; `mean` and `std` are (K,) float32."""
+
+    mean: np.ndarray
+    std: np.ndarray
+    name: ClassVar[str] = "normalised"
+
+    @classmethod
+    def of(cls, mean: Any, std: Any, channels: int, where: str) -> Normalised:
+        """By given constants; raises `InputError`, which begins with `where`, unless they fit pixels in [0, 1]."""
+        mean, std = np.asarray(mean, np.float32).ravel(), np.asarray(std, np.float32).ravel()
+        if not len(mean) == len(std) == channels:
+            raise InputError(
+                f"{where}: mean and std must hold one number for each of {channels} channels, "
+                f"got {len(mean)} and {len(std)}"
+            )
+        if not (np.all((mean >= 0) & (mean <= 1)) and np.all((std > 0) & (std <= 1))):
+            raise InputError(
+                f"{where}: mean and std must be those of pixels in [0, 1] and std positive, "
+                f"got mean {mean.tolist()}, std {std.tolist()}; if they are of 0..255, divide by 255"
+            )
+        return cls(mean, std)
+
+    @property
+    def digest(self) -> str:
+        """A fingerprint of the constants."""
+        return fingerprint(self.mean, self.std)
+
+    def images(self, pixels: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """As in `types.Space`."""
+        out = np.empty(pixels.shape, np.float32) if out is None else out
+        # Long rows, because numpy broadcasts over three channels several times slower.
+        rows, given = (array.reshape(len(array), -1) for array in (out, pixels))
+        repeats = rows.shape[1] // len(self.mean)
+        np.subtract(given, np.tile(self.mean, repeats), out=rows, casting="same_kind")
+        rows /= np.tile(self.std, repeats)
+        return out
+
+    def pixels(self, images: np.ndarray) -> np.ndarray:
+        """As in `types.Space`."""
+        return images * self.std + self.mean
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Whitened(OneLine):
     """A whitening fitted to images of F = H·W·K features, in the order of an (H, W, K) array; made by `fit`.
 
     Pixels become (pixel − `shift`) / `scale` per channel; of kind "kip" each image is then centred and divided by
-    its norm; and its features f become (f − `mean`) `matrix`. `shift` and `scale` are (K,), `mean` is (F,),
-    `matrix` is (F, F) and symmetric, all float64.
+    its norm; and its features f become (f − `centre`) `matrix`. `shift` and `scale` are (K,), `centre` is (F,),
+    `matrix` is (F, F) and symmetric, all float64. `mean` and `std` (K,) float32 play no part in that: they are how the
+    same data is normalised where it is not whitened.
     """
 
     kind: str
+    mean: np.ndarray
+    std: np.ndarray
     shift: np.ndarray
     scale: np.ndarray
-    mean: np.ndarray
+    centre: np.ndarray
     matrix: np.ndarray
+    name: ClassVar[str] = "zca"
 
-    def apply(self, pixels: np.ndarray) -> np.ndarray:
-        """Pixels (N, H, W, K) in [0, 1], whitened: float32."""
-        whitened = np.empty(pixels.shape, np.float32)
-        rows, matrix = whitened.reshape(len(pixels), -1), self.matrix.astype(np.float32)
+    @property
+    def digest(self) -> str:
+        """A fingerprint of all numbers, which tell the kinds apart as well."""
+        return fingerprint(self.mean, self.std, self.shift, self.scale, self.centre, self.matrix)
+
+    def images(self, pixels: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """As in `types.Space`."""
+        out = np.empty(pixels.shape, np.float32) if out is None else out
+        rows, matrix = out.reshape(-1, len(self.centre)), self.matrix.astype(np.float32)
         for where, features in _chunks(pixels, self.kind, self.shift, self.scale):
-            np.matmul((features - self.mean).astype(np.float32), matrix, out=rows[where])
-        return whitened
+            np.matmul((features - self.centre).astype(np.float32), matrix, out=rows[where])
+        return out
 
-    def pixels(self, whitened: np.ndarray) -> np.ndarray:
-        """The pixels (N, H, W, K) that become these images: float64, not clipped.
+    def pixels(self, images: np.ndarray) -> np.ndarray:
+        """As in `types.Space`, float64.
 
         Kind "kip" forgets each image's brightness and contrast, so all get those of the train images' mean.
         """
-        features = np.linalg.solve(self.matrix, whitened.reshape(len(whitened), -1).T).T + self.mean
+        features = np.linalg.solve(self.matrix, images.reshape(-1, len(self.centre)).T).T + self.centre
         if self.kind == "kip":
             features *= math.sqrt(features.shape[1])  # standardised pixels have a mean square of 1
-        return features.reshape(whitened.shape) * self.scale + self.shift
+        return features.reshape(images.shape) * self.scale + self.shift
 
 
 def check_kind(kind: str) -> None:
@@ -57,8 +111,8 @@ def check_kind(kind: str) -> None:
         raise InputError(f"unknown ZCA whitening {kind!r}: {nearest(kind, KINDS)}")
 
 
-def fit(pixels: np.ndarray, kind: str) -> Whitening:
-    """The whitening of train images: pixels (N, H, W, K) in [0, 1].
+def fit(pixels: np.ndarray, kind: str, constants: Normalised, where: str) -> Whitened:
+    """The whitening of train images: pixels (N, H, W, K) in [0, 1], which `constants` would normalise.
 
     "kornia" is kornia's ZCAWhitening with eps = 0.1, which DD-Ranking, MTT and DC-BENCH use: where U diag(s) Uᵀ is
     the unbiased covariance of the pixels, the matrix is U diag(1 / sqrt(s + 0.1)) Uᵀ.
@@ -68,7 +122,7 @@ def fit(pixels: np.ndarray, kind: str) -> Whitening:
     that is constant.
     """
     check_kind(kind)
-    size, channels = math.prod(pixels.shape[1:]), pixels.shape[-1]
+    size, depth = math.prod(pixels.shape[1:]), pixels.shape[-1]
     if size > _MAX_FEATURES:
         raise InputError(
             f"ZCA whitening of images of {size} numbers is out of reach (at most {_MAX_FEATURES}, 64×64×3); give a "
@@ -77,18 +131,19 @@ def fit(pixels: np.ndarray, kind: str) -> Whitening:
     if len(pixels) < 2:
         raise InputError("ZCA whitening needs two train images at least; give more real data")
     if kind == "kip":
-        shift, scale = _channels(pixels)
-        mean = np.zeros(size)
+        shift, scale = channels(pixels, where)
+        centre = np.zeros(size)
     else:
-        shift, scale = np.zeros(channels), np.ones(channels)
-        mean = pixels.mean(0, dtype=np.float64).ravel()
-    return Whitening(kind, shift, scale, mean, _matrix(pixels, kind, shift, scale, mean))
+        shift, scale = np.zeros(depth), np.ones(depth)
+        centre = pixels.mean(0, dtype=np.float64).ravel()
+    matrix = _matrix(pixels, kind, shift, scale, centre)
+    return Whitened(kind, constants.mean, constants.std, shift, scale, centre, matrix)
 
 
-def _matrix(pixels: np.ndarray, kind: str, shift: np.ndarray, scale: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    moments = np.zeros((len(mean), len(mean)))
+def _matrix(pixels: np.ndarray, kind: str, shift: np.ndarray, scale: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    moments = np.zeros((len(centre), len(centre)))
     for _, features in _chunks(pixels, kind, shift, scale):
-        features -= mean
+        features -= centre
         moments += features.T @ features
     moments /= len(pixels) - (kind == "kornia")
     variances, directions = np.linalg.eigh(moments)
@@ -97,18 +152,23 @@ def _matrix(pixels: np.ndarray, kind: str, shift: np.ndarray, scale: np.ndarray,
     return directions / np.sqrt(np.maximum(variances, 0) + eps) @ directions.T
 
 
-def _channels(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (K,) of the channels."""
-    mean = pixels.mean((0, 1, 2), dtype=np.float64)
-    squares = [np.square(rows).sum(0) for _, rows in _chunks(pixels, "kornia", mean, np.ones(len(mean)))]
-    std = np.sqrt(np.sum(squares, axis=0).reshape(-1, len(mean)).mean(0) / len(pixels))
+def channels(pixels: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (K,) float64 of each channel of pixels (N, H, W, K).
+
+    Raises `InputError`, which begins with `where`, if a channel is constant.
+    """
+    mean = pixels.mean(axis=(0, 1, 2), dtype=np.float64)
+    # Image by image, since a squared copy of all of them would double the memory.
+    squares = sum(np.square(image, dtype=np.float64).mean(axis=(0, 1)) for image in pixels) / len(pixels)
+    std = np.sqrt(np.maximum(squares - mean**2, 0))
     if (std < 1e-6).any():
-        raise InputError("ZCA whitening of kind 'kip' standardises channels, and one of the train images' is constant")
+        raise InputError(f"{where}: a channel of the train images is constant, so it cannot be normalised")
     return mean, std
 
 
 def _chunks(pixels: np.ndarray, kind: str, shift: np.ndarray, scale: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """Features before `mean` is taken off, chunk by chunk: which images, and theirs (n, F) float64."""
+    """Features before `centre` is taken off, chunk by chunk: which images, and their features (n, F) float64."""
+    pixels = pixels.reshape(-1, *pixels.shape[-3:])
     for first in range(0, len(pixels), _CHUNK):
         where = slice(first, first + _CHUNK)
         features = ((pixels[where] - shift) / scale).reshape(-1, math.prod(pixels.shape[1:]))

@@ -242,9 +242,7 @@ def _draw_images(axes, sets: DistilledSets, real: RealData) -> None:
     shown = _shown(sets.labels[0])
     h, w, k = real.image_shape
     drawn = np.concatenate(shown)
-    images = sets.images[0, drawn]
-    pixels = real.whitening.pixels(images) if real.whitening else images * real.std + real.mean
-    pixels = dict(zip(drawn, np.clip(pixels, 0, 1), strict=True))
+    pixels = dict(zip(drawn, np.clip(real.space.pixels(sets.images[0, drawn]), 0, 1), strict=True))
     gap = max(1, h // 16)
     sheet = np.ones((len(shown) * (h + gap) - gap, max(map(len, shown)) * (w + gap) - gap, k))
     for row, positions in enumerate(shown):

@@ -126,7 +126,7 @@ def train_arms(arms: Sequence[Arm], real: RealData, *, key: jax.Array, runner: R
     execution = runner.execution or default_execution()
     tests, splits = _held_out(real)
     facts = {
-        "constants": fingerprint(real.mean, real.std),
+        "space": real.space.digest,
         "tests": [fingerprint(split.images, split.labels) for split in _splits(real).values()],
         "key": provenance.key_facts(key),
         "environment": provenance.environment(execution.arithmetic, execution.precision),
@@ -246,7 +246,7 @@ def _population(group: list[_Job], key: jax.Array, real: RealData) -> tuple[Stud
     )
     teacher = group[0].arm.teachers.variables if group[0].program.teacher is not None else None
     stacked_images, stacked_targets = (np.stack(list(pool.values())) for pool in (images, targets))
-    return students, TrainingData(stacked_images, stacked_targets, teacher, real.mean, real.std)
+    return students, TrainingData(stacked_images, stacked_targets, teacher, real.space.mean, real.space.std)
 
 
 def _table(arm: Arm, jobs: list[_Job], records: dict[str, dict[str, Any]]) -> ArmTable:

@@ -87,7 +87,7 @@ def main() -> None:
     images = distil(jax.random.key(0), real, options.ipc, options.iterations, options.rate)
     labels = np.repeat(np.arange(real.num_classes), options.ipc)
     flat, out = images.reshape(-1, *real.image_shape), options.out or DEFAULT
-    ddr.save_distilled(out, flat, labels, space="normalised", mean=real.mean, std=real.std)
+    ddr.save_distilled(out, flat, labels, space="normalised", mean=real.space.mean, std=real.space.std)
     print(f"Saved {out}; next: ddr-jax lrs {out} --real {options.real}")
 
 

@@ -71,7 +71,9 @@ def save_coresets(
         runs = range(draws if name in baselines.VARYING else 1)
         each = [baseline(real, counts, features, np.random.default_rng((KEY, run))) for run in runs]
         images, labels = map(np.stack, zip(*each, strict=True))
-        ddr.save_distilled(folder / f"{name}.npz", images, labels, space="normalised", mean=real.mean, std=real.std)
+        ddr.save_distilled(
+            folder / f"{name}.npz", images, labels, space="normalised", mean=real.space.mean, std=real.space.std
+        )
     return {name: prepare(ddr.load_distilled(folder / f"{name}.npz"), real) for name in baselines.BASELINES}
 
 
