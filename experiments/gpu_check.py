@@ -49,7 +49,7 @@ CASE_SECONDS = 300  # after which a process counts as hung
 # What the field's papers use, and the side of their images; see `importance`.
 USED = {
     **{"ConvNet-3": 32, "ResNet-18-BN": 32, "ResNet-18": 32, "torchvision-ResNet-18": 224, "ConvNet-4": 64},
-    **{"VGG-11": 32, "AlexNet": 32, "MLP": 28, "LeNet": 28, "ResNet-18-ImageNet-BN": 224, "ResNet-18-BN-AP": 32},
+    **{"VGG-11": 32, "AlexNet": 32, "MLP": 28, "LeNet": 28, "ResNet-18-BN-ImageNet": 224, "ResNet-18-BN-AP": 32},
     **{"VGG-11-BN": 32, "torchvision-ResNet-50": 224, "ConvNet-3-BN": 32, "ResNet-50-BN": 32, "ViT-6": 32},
     **{"torchvision-AlexNet": 224, "torchvision-VGG-11-BN": 224},
 }
@@ -155,15 +155,16 @@ def variants() -> dict[str, list[str]]:
     return found
 
 
-def home(net: str) -> int:
-    """The side of the images that a network is made for."""
-    return USED.get(net) or (224 if "torchvision" in net or "ImageNet" in net else 32)
-
-
 def fits(net: str, side: int) -> bool:
     """Whether a network takes images of a side; a ViT of 3,137 tokens would need more memory than there is."""
     shape = Check(net, side, "", 1).image_shape
     return names.fits(names.find(net), shape) and not (net.startswith("ViT") and side > 64)
+
+
+def home(net: str) -> int:
+    """The side of the images that a network is made for, or else the least from 32 on that it takes."""
+    large = "torchvision" in net or "ImageNet" in net
+    return USED.get(net) or (224 if large else next(side for side in SIDES[1:] if fits(net, side)))
 
 
 def importance(case: Case, first: bool = True) -> int:

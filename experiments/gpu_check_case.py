@@ -24,11 +24,12 @@ import numpy as np
 from gpu_check import WORKLOADS, Check, Sizes, Speed, Workload
 from jax.flatten_util import ravel_pytree
 
-from ddr_jax import memory, nets, population, teachers
+from ddr_jax import nets
 from ddr_jax.nets.names import find
 from ddr_jax.nets.precision import arithmetic, operands
-from ddr_jax.protocol import CutMix, Protocol
-from ddr_jax.train import HeldOut, Program, Student, TrainingData
+from ddr_jax.protocols.protocol import CutMix, Protocol
+from ddr_jax.train import devices, population, teachers
+from ddr_jax.train.student import HeldOut, Program, Student, TrainingData
 
 CLASSES = 10
 REFERENCES = max(gpu_check.STUDENTS)
@@ -140,8 +141,7 @@ class Loop:
 
     def __init__(self, program: Program, count: int, precision: str, data: TrainingData, tests: int):
         images, labels = pictures(tests, data.images.shape[2:])
-        devices = tuple(jax.local_devices()[:1])
-        self.run = population._compiled(program, "vmap", tests, precision, devices)
+        self.run = population._compiled(program, "vmap", tests, precision, tuple(jax.local_devices()[:1]))
         self.students, self.data = self.run.feed(data)(students(count))
         self.tests = self.run.everywhere(HeldOut(images, labels, np.ones((1, tests), bool)))
         self.state = self.run.start(self.students, self.data)
@@ -196,7 +196,7 @@ def check(case: Check, platform: str, scratch: Path) -> dict[str, Any]:
             ),
         }
     wrong = inexact(case, found, reference) + complaints(case, sizes, hits, diverged, logits)
-    return {"passed": not wrong, "reason": "; ".join(wrong), **found, **times, "peak": memory.peak_memory() / 2**20}
+    return {"passed": not wrong, "reason": "; ".join(wrong), **found, **times, "peak": devices.peak_memory() / 2**20}
 
 
 def inexact(case: Check, found: Mapping[str, float], reference: Mapping[str, Any]) -> list[str]:
@@ -266,7 +266,7 @@ def our_speed(load: Workload, platform: str, scratch: Path) -> dict[str, Any]:
         loop.train(3)
     with device(scratch, alone=True):
         images_a_second = rate(load.students * batch, loop.train, 0.0 if small else 2.0)
-    return {"passed": True, "train": images_a_second, "peak": memory.peak_memory() / 2**20}
+    return {"passed": True, "train": images_a_second, "peak": devices.peak_memory() / 2**20}
 
 
 def main() -> None:
