@@ -113,7 +113,7 @@ def test_a_case_that_the_deadline_cuts_off_keeps_no_record_and_is_left_for_the_n
 def test_a_case_that_hangs_fails(gpu_check, bench, monkeypatch):
     monkeypatch.setattr(gpu_check, "command", python("import time; time.sleep(60)"))
     monkeypatch.setattr(gpu_check, "CASE_SECONDS", 1)
-    checked = bench("speed/ConvNet-3-32px-1/ours")
+    checked = bench("speed/ConvNet-3-32px-1/ours", platform="gpu")
     checked.run()
     assert checked.records["speed/ConvNet-3-32px-1/ours"]["reason"] == "no end after 1 s"
 
