@@ -2,7 +2,8 @@
 
 Command:   python experiments/gpu_check.py --out FOLDER [--minutes 8] [--only 'ResNet-18*/bfloat16/*'] [--list]
 Time:      the minutes that it is given, from the most used case to the least. The same command goes on where it
-           stopped: a case is done when FOLDER holds its record for this code, JAX and device.
+           stopped: a case is done when FOLDER holds its record for this code, JAX and device (--minutes 0 only
+           writes their table).
 Hardware:  one GPU and many cores, for compiling takes most of the time. On a CPU, sizes are small and tf32 is skipped.
 Expected:  the last line is "N of M pass" with N = M. FOLDER/gpu_check.md, written after every case, has the figures.
 
