@@ -9,7 +9,7 @@ Expected:  the last line is "N of M pass" with N = M. FOLDER/gpu_check.md, writt
 
 A case is one network, side of images, precision and number of students, in a process of its own: if XLA aborts, that is
 a line of the table. It takes a training step, tests, lets the students label as teachers do, and compares gradients and
-labels with the CPU's in float64. `error` is the largest norm of a difference over the norm of what is right; `allowed`
+labels with the CPU's in float64. An error is the largest norm of a difference over the norm of what is right; `allowed`
 says how large it may be. Dropout cannot be drawn alike in float64, so networks that have it are differentiated in
 evaluation mode. Cases compile side by side, but each has the device to itself while it is timed.
 
