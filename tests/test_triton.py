@@ -57,6 +57,9 @@ def assert_students_alike(ours, plain, *inputs):
         ((3, 2, 1), (9, 8), (16, 160)),
         ((5, 1, 2), (4, 4), (144, 16)),
         ((2, 2, 0), (7, 6), (48, 80)),
+        ((1, 1, 0), (5, 4), (32, 16)),
+        ((1, 2, 0), (5, 4), (32, 16)),  # a ResNet's shortcut
+        ((7, 2, 3), (9, 8), (3, 32)),
         ((3, 1, 1), (4, 4), (6, 16)),  # neither: few channels, more than one product takes
         ((5, 1, 0), (6, 6), (6, 16)),
         ((3, 1, 1), (4, 4), (20, 10)),
@@ -74,6 +77,18 @@ def test_a_gpus_convolution_equals_the_plain_one_with_both_gradients(
         partial(f, stride=stride, padding=padding) for f in (kernels.gpu_convolution, kernels.plain_convolution)
     )
     assert_students_alike(ours, plain, x, kernel)
+
+
+@pytest.mark.parametrize(("window", "channels"), [((3, 2, 1), (3, 32)), ((2, 2, 0), (48, 80)), ((5, 4, 5), (3, 48))])
+def test_our_kernels_take_strides_too(float64, window, channels):
+    (size, stride, padding), (inputs, outputs) = window, channels
+    x, kernel = normal(3, 9, 8, inputs), normal(size, size, inputs, outputs, seed=1)
+    values, pullback = jax.vjp(lambda kernel: kernels.plain_convolution(x, kernel, stride, padding), kernel)
+    g = normal(*values.shape, seed=2)
+    gradient = triton.kernel_gradient(x, g, size, stride, padding)
+    chex.assert_trees_all_close(gradient, *pullback(g), rtol=1e-12, atol=1e-11)
+    if inputs < triton.LEAST:
+        chex.assert_trees_all_close(triton.convolution(x, kernel, stride, padding), values, rtol=1e-12, atol=1e-11)
 
 
 @pytest.mark.parametrize("places", [1, triton.ROWS, triton.PARTS * triton.ROWS + 1])

@@ -27,13 +27,13 @@ EPS = 1e-5  # of norms, PyTorch's
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
     """Convolution of (N, H, W, I) with (S, S, I, O), zeros around; the fast formulations where they apply."""
-    if kernel.shape[0] == 1 and padding == 0:
-        return x[:, ::stride, ::stride] @ kernel[0, 0]
     # The one place that chooses a formulation. CPUs and GPUs were measured; elsewhere XLA's own is used.
     if jax.default_backend() == "gpu":
         return gpu_convolution(x, kernel, stride, padding)
     if jax.default_backend() != "cpu":
         return plain_convolution(x, kernel, stride, padding)
+    if kernel.shape[0] == 1 and padding == 0:
+        return x[:, ::stride, ::stride] @ kernel[0, 0]
     # Zeros that a kernel centred on the map does not need, as around images of 28×28, are put there beforehand: the
     # kernel's gradient took 233 ms (100 of 28×28×1 to 128 channels, padding 3), and 8 ms around images of 32×32.
     wider = max(padding - kernel.shape[0] // 2, 0)
@@ -121,9 +121,20 @@ def _turned(kernel, pads):
     return kernel[::-1, ::-1].swapaxes(2, 3), [(last - before, last - after) for before, after in pads]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def gpu_convolution(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-    """The convolution as a GPU computes it fastest for students side by side, with a derivative of that kind.
+    """The convolution as a GPU computes it fastest for students side by side, with a derivative of that kind."""
+    # XLA's own both ways: a strided slice that feeds a product ended the process. The fusion of products counts its
+    # pixels as if they were next to each other (triton_tiling_propagation.cc: subdim_size_accumulator == dim_size).
+    if stride > 1:
+        return plain_convolution(x, kernel, stride, padding)
+    if kernel.shape[0] == 1 and padding == 0:
+        return _gpu_product(x, kernel[0, 0])
+    return _gpu_convolution(x, kernel, padding)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _gpu_convolution(x, kernel, padding):
+    """The convolution of stride 1.
 
     Vmapped over students, XLA's convolution becomes a grouped one, which cuDNN computes at the speed of a matrix
     product, but not the gradient with respect to kernels, nor few channels.
@@ -131,28 +142,55 @@ def gpu_convolution(x: jax.Array, kernel: jax.Array, stride: int, padding: int) 
     from ddr_jax.nets import triton  # Pallas takes half a second to import, and no CPU needs it
 
     if triton.convolves(x, kernel):
-        return triton.convolution(x, kernel, stride, padding)
+        return triton.convolution(x, kernel, 1, padding)
     if kernel.shape[2] < FEW:
-        return _product_convolution(x, kernel, ((padding, padding),) * 2, stride, 1)
-    return plain_convolution(x, kernel, stride, padding)
+        return _product_convolution(x, kernel, ((padding, padding),) * 2, 1, 1)
+    return plain_convolution(x, kernel, 1, padding)
 
 
-def _gpu_convolution_forward(x, kernel, stride, padding):
-    return gpu_convolution(x, kernel, stride, padding), (x, kernel)
+def _gpu_convolution_forward(x, kernel, padding):
+    return _gpu_convolution(x, kernel, padding), (x, kernel)
 
 
-def _gpu_convolution_backward(stride, padding, saved, g):
+def _gpu_convolution_backward(padding, saved, g):
     from ddr_jax.nets import triton
 
     x, kernel = saved
-    pads = _used_pads(x, g, kernel.shape[0], stride, padding)
-    of_input = _lax_convolution(g, *_turned(kernel, pads), spread=stride)
+    pads = _used_pads(x, g, kernel.shape[0], 1, padding)
+    of_input = _lax_convolution(g, *_turned(kernel, pads))
     if triton.sums_kernel_gradients(x, kernel.shape):
-        return of_input, triton.kernel_gradient(x, g, kernel.shape[0], stride, padding)
-    return of_input, _product_kernel_gradient(x, g, kernel.shape[0], pads, stride)
+        return of_input, triton.kernel_gradient(x, g, kernel.shape[0], 1, padding)
+    return of_input, _product_kernel_gradient(x, g, kernel.shape[0], pads, 1)
 
 
-gpu_convolution.defvjp(_gpu_convolution_forward, _gpu_convolution_backward)
+_gpu_convolution.defvjp(_gpu_convolution_forward, _gpu_convolution_backward)
+
+
+@jax.custom_vjp
+def _gpu_product(x, matrix):
+    """(N, H, W, I) @ (I, O), whose derivative's products begin with g as it lies in memory."""
+    return x @ matrix
+
+
+def _gpu_product_forward(x, matrix):
+    return x @ matrix, (x, matrix)
+
+
+def _gpu_product_backward(saved, g):
+    x, matrix = saved
+    g = before_product(g)  # of an average pool it is a broadcast that is reshaped
+    return g @ matrix.T, jnp.tensordot(x, g, ((0, 1, 2),) * 2)
+
+
+_gpu_product.defvjp(_gpu_product_forward, _gpu_product_backward)
+
+
+def before_product(x: jax.Array) -> jax.Array:
+    """x; off the CPU it is computed before the product that takes it, and so is the gradient of that product.
+
+    For strided slices and reshapes that XLA's fusion of products must not follow; see `gpu_convolution`.
+    """
+    return x if jax.default_backend() == "cpu" else lax.optimization_barrier(x)
 
 
 def _chunk(x):
@@ -356,7 +394,8 @@ _halving_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 def adaptive_average_pool(x: jax.Array, side: int) -> jax.Array:
     """Means of side×side windows that cover the map and overlap or repeat as they must: (N, side, side, K)."""
     rows, columns = (jnp.asarray(_shares(length, side), x.dtype) for length in x.shape[1:3])
-    return jnp.einsum("ah,nhwk,bw->nabk", rows, x, columns)
+    means = jnp.einsum("ah,nhwk,bw->nabk", rows, before_product(x), columns)
+    return before_product(means)
 
 
 def _shares(length: int, side: int) -> np.ndarray:

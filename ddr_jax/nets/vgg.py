@@ -47,7 +47,7 @@ class VGG(layers.Classifier):
         names.check(f"VGG-{self.depth}", shape)
         x = _features(images, train, self.depth, self.norm, 1 + names.border(shape))
         stride = names.first_stride(shape)
-        return layers.flatten(x[:, ::stride, ::stride])
+        return layers.flatten(kernels.before_product(x[:, ::stride, ::stride]))
 
 
 class TorchvisionVGG(layers.Classifier):
