@@ -67,7 +67,7 @@ def test_scores_and_intervals_are_those_of_the_results():
 
 
 def test_the_text_ranks_groups_and_says_where_each_is_first():
-    text = compare_results(three()).text()
+    text = str(compare_results(three()))
     assert [line.split()[:2] for line in text.splitlines()[2:3]] == [["1", "high"]]
     assert "0.000 … 1.000" in text
     assert "Kendall's τ" in text
@@ -91,7 +91,7 @@ def test_accuracy_alone_has_a_ranking_and_no_weight():
     comparison = compare_results(three(scores=("accuracy",)))
     assert list(comparison.scores) == ["accuracy"]
     assert comparison.ends == {}
-    assert "Kendall" not in comparison.text()
+    assert "Kendall" not in str(comparison)
 
 
 def test_a_known_real_accuracy_stands_for_the_real_arm():
@@ -179,7 +179,7 @@ def test_files_of_one_name_are_told_apart_by_their_folders_and_none_is_read_twic
 
 def test_many_methods_are_shown_by_neighbours_and_a_tie_at_all_weights_ranks_nothing():
     alike = compare_results({f"m{i}": result() for i in range(7)})
-    text = alike.text()
+    text = str(alike)
     assert "neighbours in rank, of 21 pairs" in text
     assert alike.to_json()["scores"]["lrs"]["stability"]["kendall_tau"][0] is None
 

@@ -6,7 +6,7 @@ import pytest
 
 from ddr_jax.protocols.protocol import DSA, Protocol
 from ddr_jax.protocols.settings import Settings
-from ddr_jax.results import report
+from ddr_jax.results import pictures
 from ddr_jax.results.result import Result, load_result
 from ddr_jax.scores import metrics
 from ddr_jax.types import ArmTable, DistilledSets, InputError
@@ -179,7 +179,7 @@ def test_the_picture_is_a_png(tmp_path, real, channels):
     shape = (2, 6, 8, 8, channels)
     sets = DistilledSets(("a", "b"), np.zeros(shape, np.float32), np.tile(np.arange(6) % 3, (2, 1)), None)
     split = dataclasses.replace(real.train, images=np.zeros((3, *shape[2:]), np.float32))
-    report.save_picture(result(), sets, dataclasses.replace(real, train=split), tmp_path / "r.png")
+    pictures.save_picture(result(), sets, dataclasses.replace(real, train=split), tmp_path / "r.png")
     assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
 
 

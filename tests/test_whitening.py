@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from ddr_jax.data import spaces
 from ddr_jax.data.spaces import fit
-from ddr_jax.results import report
+from ddr_jax.results import pictures
 from ddr_jax.types import DistilledSets, InputError, RealData, Split
 
 GOLDEN = {  # of ddranking 0.2.0, whose features are in the order of (K, H, W)
@@ -81,5 +81,5 @@ def test_the_picture_shows_whitened_images_as_pixels():
     split = Split(fitted.apply(PIXELS[:3]), labels)
     real = RealData("made", split, None, split, 0 * PIXELS[0, 0, 0], 0.5 + 0 * PIXELS[0, 0, 0], 3, True, fitted)
     axes = Figure().subplots()
-    report._draw_images(axes, DistilledSets(("a",), split.images[None], labels[None], None), real)
+    pictures._draw_images(axes, DistilledSets(("a",), split.images[None], labels[None], None), real)
     np.testing.assert_allclose(axes.images[0].get_array()[:5, :4], PIXELS[0], atol=1e-5)

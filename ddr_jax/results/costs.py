@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
 
+from ddr_jax.protocols.protocol import Protocol
 from ddr_jax.types import InputError
-
-if TYPE_CHECKING:
-    from ddr_jax.protocols.protocol import Protocol
 
 FLOAT = 4  # bytes of a float32
 UNITS = ("B", "kB", "MB", "GB", "TB", "PB")  # powers of 1,000
@@ -39,10 +36,6 @@ class Costs:
     labels_stored: int
     labels_recomputed: int | None
     teacher_passes: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields by name, as plain data."""
-        return asdict(self)
 
     def __str__(self) -> str:
         images = f"images {human(self.images_uint8)} (uint8) or {human(self.images_float32)} (float32)"
