@@ -1,51 +1,30 @@
 import dataclasses
 import json
 
+import made
 import numpy as np
 import pytest
 
 from ddr_jax.protocols.protocol import DSA, Protocol
-from ddr_jax.protocols.settings import Settings
 from ddr_jax.results.comparison import compare_results, load_results
 from ddr_jax.results.result import Result
-from ddr_jax.types import ArmTable, InputError
+from ddr_jax.types import InputError
 
 ARMS = ("real-hard", "syn-hard", "syn-any", "rdm-any", "syn-aug", "rdm-aug", "syn-noaug", "rdm-noaug")
 SEEDS = 4
 
 
-def table(arm: str, accuracies: np.ndarray, sets: tuple[str, ...]) -> ArmTable:
-    test = accuracies[:, None, :, None]
-    students = np.array([f"{arm}{i}" for i in range(accuracies.size)]).reshape(test.shape[:3])
-    return ArmTable(arm, sets, (0.01,), test, None, np.zeros(test.shape[:3], bool), students, arm.endswith("-aug"))
-
-
-def result(quality=0.6, sets=("a",), train="digest", images=10, **settings) -> Result:
+def result(quality=0.6, sets=("a",), **asked) -> Result:
     """A result whose real and random students are those of every other one; `quality` is its sets' accuracy."""
-    alike, own = np.random.default_rng(0), np.random.default_rng(round(1000 * quality))
-    seeds = settings.get("seeds", SEEDS)
-    tables = {}
+    common, own = np.random.default_rng(0), np.random.default_rng(round(1000 * quality))
+    asked = {"seeds": SEEDS} | asked
+    accuracies = {}
     for arm in ARMS:
         distilled = arm.startswith("syn")
         mean = quality if distilled else 0.9 if arm == "real-hard" else 0.3
-        rng, count = (own, len(sets)) if distilled else (alike, 1)
-        tables[arm] = table(arm, mean + rng.normal(0, 0.01, (count, seeds)), sets if distilled else ("other",))
-    asked = {"scores": ("lrs", "ars"), "protocol": Protocol(augment=DSA()), "real_protocol": Protocol()}
-    data = {
-        "real": {"name": "other", "classes": 2, "splits": {"train": {"digest": train}}},
-        "sets": [
-            {
-                "name": name,
-                "images": images,
-                "shape": [images, 8, 8, 1],
-                "label_order": "by class",
-                "digest": f"d-{name}",
-            }
-            for name in sets
-        ],
-        "teachers": None,
-    }
-    return Result(Settings(**asked | {"seeds": SEEDS, "key": ("fry", (0, 0))} | settings), tables, data, {})
+        rng, count = (own, len(sets)) if distilled else (common, 1)
+        accuracies[arm] = mean + rng.normal(0, 0.01, (count, asked["seeds"]))
+    return made.result(accuracies, sets, **asked)
 
 
 def three(**settings):
@@ -113,7 +92,7 @@ def test_other_keys_are_compared_with_a_note():
 
 def test_sets_of_other_sizes_are_compared_with_a_note():
     comparison = compare_results({"one": result(), "other": result(0.5, images=100)})
-    assert any("10, 100 images" in note for note in comparison.notes)
+    assert any("20, 100 images" in note for note in comparison.notes)
 
 
 @pytest.mark.parametrize(

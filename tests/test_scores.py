@@ -3,16 +3,15 @@
 import json
 from dataclasses import replace
 
+import made
 import numpy as np
 import pytest
 
 from ddr_jax.protocols import settings
-from ddr_jax.protocols.protocol import DSA, Protocol
 from ddr_jax.results.comparison import compare_results
 from ddr_jax.results.cross import CrossArchitecture
 from ddr_jax.results.result import Result, load_result
 from ddr_jax.scores.table import SCORES, Score, arms_of, shown, values
-from ddr_jax.types import ArmTable
 
 ARMS = {  # by arm: sets × seeds
     "real-hard": [[0.9, 0.9]],
@@ -24,20 +23,10 @@ GAP = Score(("syn-any", "syn-hard"), np.subtract, "what soft labels add", of_acc
 BLEND = Score(("rdm-any", "gap"), lambda random, gap: (-random, gap), "a blend, higher is better", letter="v")
 
 
-def table(arm: str, accuracies: np.ndarray) -> ArmTable:
-    test = accuracies[:, None, :, None]
-    students = np.array([f"{arm}{i}" for i in range(test.size)]).reshape(test.shape[:3])
-    names = ("a", "b") if arm.startswith("syn") else ("other",)
-    return ArmTable(arm, names, (0.01,), test, None, np.zeros(test.shape[:3], bool), students, False)
-
-
 def result(*scores: str, better: float = 0.0, **options) -> Result:
     """A result whose sets have syn-any accuracies `better` by that."""
-    asked = settings.Settings(scores, Protocol(augment=DSA()), Protocol(), seeds=2, key=("fry", (0, 0)), **options)
     arms = {arm: np.array(rows) + (better if arm == "syn-any" else 0) for arm, rows in ARMS.items()}
-    sets = [{"name": name, "label_order": "by class", "shape": [20, 8, 8, 1], "digest": name} for name in "ab"]
-    data = {"real": {"name": "other", "classes": 10}, "sets": sets, "teachers": None}
-    return Result(asked, {arm: table(arm, rows) for arm, rows in arms.items()}, data, {})
+    return made.result(arms, "ab", scores=scores, **options)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from ddr_jax.results.render import Document, cells, note, number, table
 from ddr_jax.results.result import Result, load_result, settings_to_json
 from ddr_jax.scores import ranking
 from ddr_jax.scores.ranking import POWER, Pair, Ranking
-from ddr_jax.scores.table import SCORES, arms_of, shown, title, values
+from ddr_jax.scores.table import SCORES, arms_of, shown, title, values, with_implied
 from ddr_jax.types import InputError, nearest
 
 FORMAT = 1
@@ -143,7 +143,7 @@ def load_results(*paths: str | Path) -> dict[str, Result]:
 def compare_results(
     results: Mapping[str, Result], *, by: str | None = None, may_differ: Sequence[str] = ()
 ) -> Comparison:
-    """Compares the methods of results whose evaluations were alike, by every score that all of them have.
+    """Compares the methods of results that were evaluated by the same settings, by every score that all of them have.
 
     Args:
         results: by name, such as `load_results` gives.
@@ -168,11 +168,11 @@ def compare_results(
         raise InputError("There is one method and nothing to compare it with; name more results, or compare by set")
     rows, accuracies = shown(asked), {arm: _accuracies(results, by, arm) for arm in arms_of(asked)}
     found = values(rows, accuracies, settings.weight)
-    compared = {name: score for name, score in rows.items() if name in asked or score.implied}
+    compared = dict.fromkeys(with_implied(asked))
     return Comparison(
         methods=tuple(methods),
         scores={name: np.asarray(found[name]) for name in compared},
-        ends={name: score.made_of(accuracies | found) for name, score in compared.items() if score.letter},
+        ends={name: rows[name].made_of(accuracies | found) for name in compared if rows[name].letter},
         weight=settings.weight,
         level=round(1 - settings.level, 12),
         notes=tuple(notes),

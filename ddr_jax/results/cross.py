@@ -47,11 +47,6 @@ class CrossArchitecture(Document):
         means = self.matrices[name].mean(-1)
         return means.max(0) if self._first.shown[name].lower_is_better else means.min(0)
 
-    @property
-    def set_names(self) -> tuple[str, ...]:
-        """Of the distilled sets (D,)."""
-        return self._first.data_names
-
     def parts(self) -> Iterator[Table | Text]:
         """A matrix per score: sets by students, mean over students with its interval, worst."""
         columns = ("set", *self.results, "mean", level(self._first), "worst")
@@ -61,7 +56,7 @@ class CrossArchitecture(Document):
 
     def _rows(self, name: str) -> Iterator[tuple[str, ...]]:
         each, worst = self.matrices[name].mean(-1), self.worst(name)
-        for d, (of, mean) in enumerate(zip(self.set_names, self.means(name), strict=True)):
+        for d, (of, mean) in enumerate(zip(self._first.data_names, self.means(name), strict=True)):
             yield of, *map(number, (*each[:, d], mean.mean)), span(mean.low, mean.high), number(worst[d])
 
     def to_json(self) -> dict[str, Any]:
@@ -82,5 +77,5 @@ class CrossArchitecture(Document):
                 **means[d].to_json(),
                 "worst": float(worst[d]),
             }
-            for d, of in enumerate(self.set_names)
+            for d, of in enumerate(self._first.data_names)
         ]

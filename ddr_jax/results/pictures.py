@@ -37,24 +37,20 @@ def save_picture(record: Record, sets: DistilledSets, real: RealData, path: Path
 
 
 def _draw_images(axes, sets: DistilledSets, real: RealData) -> None:
-    shown = _shown(sets.labels[0])
-    h, w, k = real.image_shape
-    drawn = np.concatenate(shown)
-    images = sets.images[0, drawn]
-    pixels = real.whitening.pixels(images) if real.whitening else images * real.std + real.mean
-    pixels = dict(zip(drawn, np.clip(pixels, 0, 1), strict=True))
+    rows, (h, w, k) = _rows(sets.labels[0]), real.image_shape
     gap = max(1, h // 16)
-    sheet = np.ones((len(shown) * (h + gap) - gap, max(map(len, shown)) * (w + gap) - gap, k))
-    for row, positions in enumerate(shown):
-        for column, position in enumerate(positions):
-            top, side = row * (h + gap), column * (w + gap)
-            sheet[top : top + h, side : side + w] = pixels[position]
+    grid = np.ones((len(rows), max(map(len, rows)), h + gap, w + gap, k))
+    for row, positions in zip(grid, rows, strict=True):
+        images = sets.images[0, positions]
+        pixels = real.whitening.pixels(images) if real.whitening else images * real.std + real.mean
+        row[: len(positions), :h, :w] = np.clip(pixels, 0, 1)
+    sheet = np.vstack([np.hstack(list(row)) for row in grid])[:-gap, :-gap]
     axes.imshow(sheet.squeeze(-1) if k == 1 else sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_title(f"{sets.names[0]}, in order of class", fontsize=10)
     axes.set_axis_off()
 
 
-def _shown(labels: np.ndarray) -> list[np.ndarray]:
+def _rows(labels: np.ndarray) -> list[np.ndarray]:
     """Positions of the images to show, by row: a row per class, or a near square where a class has few."""
     classes = [np.flatnonzero(labels == c)[:IMAGES_SHOWN] for c in np.unique(labels)[:CLASSES_SHOWN]]
     if max(map(len, classes)) > 2:

@@ -51,7 +51,7 @@ class Document(abc.ABC):
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A table whose columns are numbers, kept on one line, but for those named in `WORDS`."""
+    """A table. Columns that are named in `WORDS` may wrap; all others are numbers, which stay on one line."""
     made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for column in columns:
         words = column in WORDS

@@ -22,8 +22,8 @@ class Score:
 
     Attributes:
         takes: names of arms, whose accuracies (fractions) it takes, or of scores, which are shown before it.
-        of: makes its values of these, given in this order with shapes that broadcast. Of a score with a weight, it
-            makes two arrays: α (or β) at weight 0 and at weight 1; `metrics.weighted` does the rest.
+        of: from these, in this order and of shapes that broadcast, to its values; of a score with a weight, to two
+            arrays, its α or β at weight 0 and at weight 1 (see `metrics.weighted`).
         meaning: what it is, in a line.
         letter: of its weight, w or γ; empty where it has none.
         lower_is_better: whether the set with the lower value is the better one.
@@ -70,13 +70,17 @@ SCORES: dict[str, Score] = {
 }
 
 
+def with_implied(asked: Sequence[str]) -> list[str]:
+    """The scores that were asked for, and those that are implied by them."""
+    return [*asked, *(name for name, score in SCORES.items() if score.implied and set(score.takes) <= set(asked))]
+
+
 def shown(asked: Sequence[str], original_formula: bool = False) -> dict[str, Score]:
     """All scores that are shown where these are asked for, by name, each after the scores that it takes.
 
     With `original_formula`, also what ddranking 0.2.0 prints for each score with a weight.
     """
-    implied = [name for name, score in SCORES.items() if score.implied and set(score.takes) <= set(asked)]
-    rows = {each: SCORES[each] for name in (*asked, *implied) for each in _with_parts(name)}
+    rows = {each: SCORES[each] for name in with_implied(asked) for each in _with_parts(name)}
     originals = [name for name, score in rows.items() if score.letter] if original_formula else []
     return rows | {name + ORIGINAL: _original(name) for name in originals}
 
