@@ -171,7 +171,7 @@ def compare_results(
     compared = dict.fromkeys(with_implied(asked))
     return Comparison(
         methods=tuple(methods),
-        scores={name: np.asarray(found[name]) for name in compared},
+        scores={name: found[name] for name in compared},
         ends={name: rows[name].made_of(accuracies | found) for name in compared if rows[name].letter},
         weight=settings.weight,
         level=round(1 - settings.level, 12),
@@ -320,6 +320,6 @@ def _pair_to_json(pair: Pair, names: Sequence[str]) -> dict[str, Any]:
         "p": pair.p,
         "p_holm": pair.adjusted,
         "distinct": pair.distinct,
-        "chance": {name: float(value) for name, value in asdict(pair.chance).items()},
+        "chance": asdict(pair.chance),
         "seeds_to_separate": pair.seeds,
     }

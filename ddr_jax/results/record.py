@@ -70,13 +70,11 @@ class Record:
     @functools.cached_property
     def taken(self) -> dict[str, np.ndarray]:
         """Per arm that scores take, the accuracy (D, S) that they take: real-hard as it was given, if it was."""
-        given, shape = self.settings.real_accuracy, (len(self.data_names), self.settings.seeds)
-        return {
-            arm: np.broadcast_to(
-                self.readings[arm].accuracy if given is None or arm != "real-hard" else np.float64(given), shape
-            )
-            for arm in table.arms_of(self.settings.scores)
-        }
+        known: dict[str, Any] = {name: reading.accuracy for name, reading in self.readings.items()}
+        if self.settings.real_accuracy is not None:
+            known["real-hard"] = self.settings.real_accuracy
+        shape = len(self.data_names), self.settings.seeds
+        return {arm: np.broadcast_to(known[arm], shape) for arm in table.arms_of(self.settings.scores)}
 
     @functools.cached_property
     def shown(self) -> dict[str, table.Score]:
@@ -86,8 +84,7 @@ class Record:
     @functools.cached_property
     def values(self) -> dict[str, np.ndarray]:
         """Each score by set and seed (D, S)."""
-        found = table.values(self.shown, self.taken, self.settings.weight)
-        return {name: np.asarray(values) for name, values in found.items()}
+        return table.values(self.shown, self.taken, self.settings.weight)
 
     @functools.cached_property
     def scores(self) -> dict[str, Summary]:

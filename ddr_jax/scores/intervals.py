@@ -8,7 +8,7 @@ seeds is measured in experiments/coverage.md. Intervals are not clipped to the r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -28,9 +28,8 @@ class Interval:
     n: int
 
     def to_json(self) -> dict[str, Any]:
-        """The fields of a lone quantity's interval, as plain data."""
-        low, high = (None if bound is None else float(bound) for bound in (self.low, self.high))
-        return {"mean": float(self.mean), "low": low, "high": high, "n": self.n}
+        """The fields, as plain data where the interval is of a single quantity."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)

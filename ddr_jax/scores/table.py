@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ddr_jax.scores import metrics
-from ddr_jax.scores.metrics import Values
 
 ORIGINAL = "_of_percentages"
 
@@ -90,12 +91,12 @@ def arms_of(asked: Sequence[str]) -> frozenset[str]:
     return frozenset(name for score in shown(asked).values() for name in score.takes if name not in SCORES)
 
 
-def values(rows: Mapping[str, Score], accuracies: dict[str, Any], weight: float) -> dict[str, Values]:
+def values(rows: Mapping[str, Score], accuracies: dict[str, Any], weight: float) -> dict[str, np.ndarray]:
     """The values of the scores that `shown` gave, of accuracies by arm: arrays of fractions that broadcast."""
-    found: dict[str, Values] = {}
+    found: dict[str, np.ndarray] = {}
     for name, score in rows.items():
         made = score.made_of(accuracies | found)
-        found[name] = metrics.weighted(made[0], made[1], weight) if score.letter else made
+        found[name] = np.asarray(metrics.weighted(made[0], made[1], weight) if score.letter else made)
     return found
 
 
