@@ -1,52 +1,31 @@
 import dataclasses
 import json
 
+import made
 import numpy as np
 import pytest
 
 from ddr_jax.protocols.augmentations import DSA
 from ddr_jax.protocols.protocol import Protocol
-from ddr_jax.protocols.settings import Settings
 from ddr_jax.results.comparison import compare_results, load_results
 from ddr_jax.results.result import Result
-from ddr_jax.types import ArmTable, InputError
+from ddr_jax.types import InputError
 
 ARMS = ("real-hard", "syn-hard", "syn-any", "rdm-any", "syn-aug", "rdm-aug", "syn-noaug", "rdm-noaug")
 SEEDS = 4
 
 
-def table(arm: str, accuracies: np.ndarray, sets: tuple[str, ...]) -> ArmTable:
-    test = accuracies[:, None, :, None]
-    students = np.array([f"{arm}{i}" for i in range(accuracies.size)]).reshape(test.shape[:3])
-    return ArmTable(arm, sets, (0.01,), test, None, np.zeros(test.shape[:3], bool), students, arm.endswith("-aug"))
-
-
-def result(quality=0.6, sets=("a",), train="digest", images=10, **settings) -> Result:
+def result(quality=0.6, sets=("a",), **asked) -> Result:
     """A result whose real and random students are those of every other one; `quality` is its sets' accuracy."""
-    alike, own = np.random.default_rng(0), np.random.default_rng(round(1000 * quality))
-    seeds = settings.get("seeds", SEEDS)
-    tables = {}
+    common, own = np.random.default_rng(0), np.random.default_rng(round(1000 * quality))
+    asked = {"seeds": SEEDS} | asked
+    accuracies = {}
     for arm in ARMS:
         distilled = arm.startswith("syn")
         mean = quality if distilled else 0.9 if arm == "real-hard" else 0.3
-        rng, count = (own, len(sets)) if distilled else (alike, 1)
-        tables[arm] = table(arm, mean + rng.normal(0, 0.01, (count, seeds)), sets if distilled else ("other",))
-    asked = {"scores": ("lrs", "ars"), "protocol": Protocol(augment=DSA()), "real_protocol": Protocol()}
-    data = {
-        "real": {"name": "other", "classes": 2, "splits": {"train": {"digest": train}}},
-        "sets": [
-            {
-                "name": name,
-                "images": images,
-                "shape": [images, 8, 8, 1],
-                "label_order": "by class",
-                "digest": f"d-{name}",
-            }
-            for name in sets
-        ],
-        "teachers": None,
-    }
-    return Result(Settings(**asked | {"seeds": SEEDS, "key": ("fry", (0, 0))} | settings), tables, data, {})
+        rng, count = (own, len(sets)) if distilled else (common, 1)
+        accuracies[arm] = mean + rng.normal(0, 0.01, (count, asked["seeds"]))
+    return made.result(accuracies, sets, **asked)
 
 
 def three(**settings):
@@ -68,7 +47,7 @@ def test_scores_and_intervals_are_those_of_the_results():
 
 
 def test_the_text_ranks_groups_and_says_where_each_is_first():
-    text = compare_results(three()).text()
+    text = str(compare_results(three()))
     assert [line.split()[:2] for line in text.splitlines()[2:3]] == [["1", "high"]]
     assert "0.000 … 1.000" in text
     assert "Kendall's τ" in text
@@ -92,7 +71,7 @@ def test_accuracy_alone_has_a_ranking_and_no_weight():
     comparison = compare_results(three(scores=("accuracy",)))
     assert list(comparison.scores) == ["accuracy"]
     assert comparison.ends == {}
-    assert "Kendall" not in comparison.text()
+    assert "Kendall" not in str(comparison)
 
 
 def test_a_known_real_accuracy_stands_for_the_real_arm():
@@ -114,7 +93,7 @@ def test_other_keys_are_compared_with_a_note():
 
 def test_sets_of_other_sizes_are_compared_with_a_note():
     comparison = compare_results({"one": result(), "other": result(0.5, images=100)})
-    assert any("10, 100 images" in note for note in comparison.notes)
+    assert any("20, 100 images" in note for note in comparison.notes)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +159,7 @@ def test_files_of_one_name_are_told_apart_by_their_folders_and_none_is_read_twic
 
 def test_many_methods_are_shown_by_neighbours_and_a_tie_at_all_weights_ranks_nothing():
     alike = compare_results({f"m{i}": result() for i in range(7)})
-    text = alike.text()
+    text = str(alike)
     assert "neighbours in rank, of 21 pairs" in text
     assert alike.to_json()["scores"]["lrs"]["stability"]["kendall_tau"][0] is None
 

@@ -1,5 +1,3 @@
-import json
-
 import pytest
 
 from ddr_jax.protocols.protocol import Protocol
@@ -36,10 +34,10 @@ def test_a_teacher_of_unknown_size_leaves_its_bytes_open():
     assert "200 forward passes" in str(costs)
 
 
-def test_costs_are_plain_data():
-    costs = label_cost(Protocol(), CIFAR10_10, 10)
-    assert json.loads(json.dumps(costs.to_dict()))["labels_stored"] == 100
-    assert str(costs) == "images 307 kB (uint8) or 1.23 MB (float32); hard labels 100 B"
+def test_costs_are_one_line():
+    assert (
+        str(label_cost(Protocol(), CIFAR10_10, 10)) == "images 307 kB (uint8) or 1.23 MB (float32); hard labels 100 B"
+    )
 
 
 @pytest.mark.parametrize("sizes", [((0, 8, 8, 1), 10, 1), ((5, 8, 8, 1), 0, 1), ((5, 8, 8, 1), 10, 0)])

@@ -113,6 +113,10 @@ def test_shapes_that_do_not_broadcast_are_named():
         metrics.improvement_over_random([0.1] * 3, [0.1] * 2)
 
 
+def test_the_joint_score_is_the_mean_of_both_seed_by_seed():
+    np.testing.assert_allclose(metrics.joint([0.2, 0.4], [0.4, 0.8]), [0.3, 0.6])
+
+
 def test_importing_metrics_does_not_import_jax():
     code = "import sys, ddr_jax.scores.metrics; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

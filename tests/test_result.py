@@ -1,16 +1,17 @@
 import dataclasses
 import json
 
+import made
 import numpy as np
 import pytest
 
 from ddr_jax.protocols.augmentations import DSA
 from ddr_jax.protocols.protocol import Protocol
 from ddr_jax.protocols.settings import Settings
-from ddr_jax.results import report
+from ddr_jax.results import pictures
 from ddr_jax.results.result import Result, load_result
 from ddr_jax.scores import metrics
-from ddr_jax.types import ArmTable, DistilledSets, InputError
+from ddr_jax.types import DistilledSets, InputError
 
 ACCURACIES = {  # by arm: sets × seeds
     "real-hard": [[0.8, 0.9]],
@@ -24,29 +25,9 @@ ACCURACIES = {  # by arm: sets × seeds
 }
 
 
-def table(arm, accuracies, lost=0) -> ArmTable:
-    test = np.array(accuracies)[:, None, :, None]
-    diverged = np.zeros(test.shape[:3], bool)
-    diverged.flat[:lost] = True
-    names = ("a", "b")[: len(test)] if arm.startswith("syn") else ("other",)
-    students = np.array([f"{arm}{i}" for i in range(diverged.size)]).reshape(diverged.shape)
-    return ArmTable(arm, names, (0.01,), test, None, diverged, students, augmented=arm.endswith("-aug"))
-
-
 def result(scores=("lrs", "ars"), sets=2, lost=0, **settings) -> Result:
-    arms = {arm: rows[:sets] for arm, rows in ACCURACIES.items()}
-    return Result(
-        settings=Settings(
-            scores, Protocol(augment=DSA()), Protocol(), **{"seeds": 2, "key": ("fry", (0, 0))} | settings
-        ),
-        tables={arm: table(arm, rows, lost) for arm, rows in arms.items()},
-        data={
-            "real": {"name": "other", "classes": 10},
-            "sets": [{"name": name, "label_order": "by class", "shape": [20, 8, 8, 1]} for name in "ab"[:sets]],
-            "teachers": None,
-        },
-        environment={"jax": "0"},
-    )
+    accuracies = {arm: rows[:sets] for arm, rows in ACCURACIES.items()}
+    return made.result(accuracies, "ab"[:sets], scores=scores, lost=lost, **settings)
 
 
 def lrs(alpha):
@@ -95,7 +76,7 @@ def test_intervals_may_be_bootstrapped():
 def test_one_seed_has_no_interval():
     lone = result(sets=1, seeds=1)
     for arm, rows in ACCURACIES.items():
-        lone.tables[arm] = table(arm, [rows[0][:1]])
+        lone.tables[arm] = made.table(arm, [rows[0][:1]], "a")
     assert (lone.scores["lrs"].overall.low, lone.scores["lrs"].overall.n) == (None, 1)
     assert "One seed gives no interval" in str(lone)
 
@@ -180,7 +161,7 @@ def test_the_picture_is_a_png(tmp_path, real, channels):
     shape = (2, 6, 8, 8, channels)
     sets = DistilledSets(("a", "b"), np.zeros(shape, np.float32), np.tile(np.arange(6) % 3, (2, 1)), None)
     split = dataclasses.replace(real.train, images=np.zeros((3, *shape[2:]), np.float32))
-    report.save_picture(result(), sets, dataclasses.replace(real, train=split), tmp_path / "r.png")
+    pictures.save_picture(result(), sets, dataclasses.replace(real, train=split), tmp_path / "r.png")
     assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
 
 

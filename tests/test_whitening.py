@@ -5,8 +5,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from ddr_jax.data import spaces
-from ddr_jax.data.spaces import Normalised
-from ddr_jax.results import report
+from ddr_jax.data.spaces import Normalised, fit
+from ddr_jax.results import pictures
 from ddr_jax.types import DistilledSets, InputError, RealData, Split
 
 GOLDEN = {  # of ddranking 0.2.0, whose features are in the order of (K, H, W)
@@ -86,5 +86,5 @@ def test_the_picture_shows_whitened_images_as_pixels():
     split = Split(fitted.images(PIXELS[:3]), labels)
     real = RealData("made", split, None, split, fitted, 3, True)
     axes = Figure().subplots()
-    report._draw_images(axes, DistilledSets(("a",), split.images[None], labels[None], None), real)
+    pictures._draw_images(axes, DistilledSets(("a",), split.images[None], labels[None], None), real)
     np.testing.assert_allclose(axes.images[0].get_array()[:5, :4], PIXELS[0], atol=1e-5)

@@ -25,7 +25,7 @@ from ddr_jax.cli import configs, options
 from ddr_jax.data import datasets, distilled
 from ddr_jax.data.files import check_writable
 from ddr_jax.protocols import demo
-from ddr_jax.results import comparison, report
+from ddr_jax.results import comparison, pictures, render
 from ddr_jax.types import DistilledSets, InputError, InputWarning, RealData
 
 if TYPE_CHECKING:
@@ -117,8 +117,8 @@ def _run(name: str, command: Any) -> None:
 
 
 def _show(result: Result, sets: DistilledSets, real: RealData, picture: Path) -> None:
-    report.save_picture(result, sets, real, picture)
-    report.show(result)
+    pictures.save_picture(result, sets, real, picture)
+    result.show()
     times = result.times
     print(f"{times['students_trained']} students trained, {times['students_reused']} reused, {times['seconds']} s")
 
@@ -193,7 +193,7 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
     columns = (label, BarColumn(bar_width=20), share, _Speed(), TimeRemainingColumn())
     console = Console(stderr=True)
     if not console.is_terminal:
-        console.width = report.WIDTH
+        console.width = render.WIDTH
     with Progress(*columns, console=console, expand=True) as progress:
         tasks: dict[tuple[str, int], TaskID] = {}
 

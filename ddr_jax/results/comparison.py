@@ -1,33 +1,29 @@
-"""Methods side by side: results of like evaluations, ranked, tested pair by pair, and swept over the weight."""
+"""Methods side by side: results of evaluations with equal settings, ranked, tested in pairs, and over all weights."""
 
 from __future__ import annotations
 
 import functools
-import io
-import json
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from ddr_jax.data.files import write_atomically
 from ddr_jax.protocols.plain import to_plain
-from ddr_jax.results.report import WIDTH
+from ddr_jax.results.render import Document, cells, note, number, table
 from ddr_jax.results.result import Result, load_result
-from ddr_jax.scores import metrics, stability
-from ddr_jax.scores.intervals import Interval
-from ddr_jax.scores.ranking import POWER, Pair, Ranking, rank
+from ddr_jax.scores import ranking
+from ddr_jax.scores.ranking import POWER, Pair, Ranking
+from ddr_jax.scores.table import SCORES, arms_of, shown, title, values, with_implied
 from ddr_jax.types import InputError, nearest
 
 FORMAT = 1
 SHOWN_ALONE = ("scores", "key", "interval", "percent", "original_formula")  # settings that change no number compared
 PAIRS_SHOWN = 15  # beyond it, the text shows neighbours in rank only; the JSON holds all
-WEIGHTS = {"lrs": "w", "ars": "γ"}
 
 
 @dataclass(frozen=True)
@@ -41,13 +37,13 @@ class Method:
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class Comparison(Document):
     """Methods M compared over seeds S.
 
     Attributes:
         methods: (M,).
-        scores: by name (M, S), each seed's mean over the method's sets; more is better.
-        ends: by ``lrs`` or ``ars``, its α or β by seed (M, S) at weight 0 and at weight 1 (see `stability`).
+        scores: by name (M, S), of each seed's accuracies, averaged over the method's sets.
+        ends: by score with a weight, its α or β by seed (M, S) at weight 0 and at weight 1.
         weight: the w and γ of `scores`.
         level: of the tests of one score, all pairs together; intervals cover 1 − level.
         notes: what a reader must know besides the numbers.
@@ -63,30 +59,40 @@ class Comparison:
     @functools.cached_property
     def rankings(self) -> dict[str, Ranking]:
         """By score."""
-        return {name: rank(values, self.level) for name, values in self.scores.items()}
+        return {
+            name: ranking.rank(found, self.level, lower_is_better=SCORES[name].lower_is_better)
+            for name, found in self.scores.items()
+        }
 
     @property
     def names(self) -> tuple[str, ...]:
         """Of the methods."""
         return tuple(method.name for method in self.methods)
 
-    def text(self) -> str:
-        """Tables as plain text."""
-        buffer = io.StringIO()
-        Console(file=buffer, width=WIDTH, color_system=None).print(tables(self))
-        return "\n".join(line.rstrip() for line in buffer.getvalue().rstrip().splitlines())
+    def first(self, score: str) -> tuple[tuple[float, float] | None, ...]:
+        """For each method, between which weights it is the best (see `ranking.first_between`)."""
+        sign = -1 if SCORES[score].lower_is_better else 1
+        return ranking.first_between(*(sign * end for end in self.ends[score]))
 
-    def __str__(self) -> str:
-        return self.text()
+    def agreement(self, score: str) -> list[float | None]:
+        """Kendall's τ between the ranking at each of `ranking.WEIGHTS` and that at `weight`; None where undefined."""
+        tau = ranking.agreement(*self.ends[score], reference=self.weight)
+        return [None if np.isnan(t) else float(t) for t in tau]
+
+    def parts(self) -> Iterator[Table | Text]:
+        """For each score a ranking and its pairs; over all weights those that have a weight; notes."""
+        for score in self.scores:
+            yield _ranking_table(self, score)
+            yield _pairs_table(self, score)
+        if self.ends:
+            yield _weights_table(self)
+        yield from map(note, (*self.notes, *_explain(self)))
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain data, down to each seed's score; a seed's rows are in the result that a method names."""
         return {
             "format": FORMAT,
-            "methods": [
-                {"name": m.name, "result": m.result, "sets": list(m.sets), "digests": list(m.digests)}
-                for m in self.methods
-            ],
+            "methods": [asdict(method) for method in self.methods],
             "level": self.level,
             "power": POWER,
             "weight": self.weight,
@@ -94,37 +100,29 @@ class Comparison:
             "notes": list(self.notes),
         }
 
-    def save(self, path: str | Path) -> None:
-        """Writes the comparison as JSON, whole or not at all."""
-        text = json.dumps(self.to_json(), indent=1, allow_nan=False)
-        write_atomically(Path(path), (text + "\n").encode())
-
     def _score_to_json(self, score: str) -> dict[str, Any]:
-        ranking, means = self.rankings[score], self.rankings[score].means
-        ranked = [
+        ranked = self.rankings[score]
+        rows = [
             {
                 "rank": place + 1,
                 "method": self.names[m],
-                **means[m].to_json(),
-                "groups": ranking.letters[m],
+                **ranked.means[m].to_json(),
+                "groups": ranked.letters[m],
                 "seeds": self.scores[score][m].tolist(),
             }
-            for place, m in enumerate(ranking.order)
+            for place, m in enumerate(ranked.order)
         ]
-        pairs = [_pair_to_json(pair, self.names) for pair in ranking.pairs]
-        stable = {"stability": self._stability_to_json(score)} if score in self.ends else {}
-        return {"ranking": ranked, "pairs": pairs, **stable}
+        pairs = [_pair_to_json(pair, self.names) for pair in ranked.pairs]
+        stable = {"stability": self._weights_to_json(score)} if score in self.ends else {}
+        return {"ranking": rows, "pairs": pairs, **stable}
 
-    def _stability_to_json(self, score: str) -> dict[str, Any]:
-        start, end = self.ends[score]
-        tau = stability.agreement(start, end, reference=self.weight)
-        swept = stability.sweep(start, end)
-        first = stability.first_between(start, end)
+    def _weights_to_json(self, score: str) -> dict[str, Any]:
+        scores = ranking.over_weights(*self.ends[score])
         return {
-            "weights": list(stability.WEIGHTS),
-            "kendall_tau": [None if np.isnan(t) else float(t) for t in tau],
-            "scores": {name: row.tolist() for name, row in zip(self.names, swept, strict=True)},
-            "first": {name: where and list(where) for name, where in zip(self.names, first, strict=True)},
+            "weights": list(ranking.WEIGHTS),
+            "kendall_tau": self.agreement(score),
+            "scores": {name: row.tolist() for name, row in zip(self.names, scores, strict=True)},
+            "first": {name: where and list(where) for name, where in zip(self.names, self.first(score), strict=True)},
         }
 
 
@@ -146,7 +144,7 @@ def load_results(*paths: str | Path) -> dict[str, Result]:
 def compare_results(
     results: Mapping[str, Result], *, by: str | None = None, may_differ: Sequence[str] = ()
 ) -> Comparison:
-    """Compares the methods of results whose evaluations were alike, by every score that all of them have.
+    """Compares the methods of results that were evaluated by the same settings, by every score that all of them have.
 
     Args:
         results: by name, such as `load_results` gives.
@@ -163,26 +161,32 @@ def compare_results(
     if not results:
         raise InputError("There are no results to compare; name two or more, or one of several sets")
     notes = _check_alike(results, may_differ)
-    first = next(iter(results.values())).settings
-    asked = [s for s in first.scores if all(s in result.settings.scores for result in results.values())]
-    if not asked:
-        lists = ", ".join(f"{name}: {'+'.join(result.settings.scores)}" for name, result in results.items())
-        raise InputError(f"The results share no score ({lists}); evaluate all of them by the same command")
-    if first.seeds < 2:
+    asked, settings = _shared_scores(results), next(iter(results.values())).settings
+    if settings.seeds < 2:
         raise InputError("The results have one seed, which cannot tell methods apart: use --seeds 2 or more")
     methods = [method for name, result in results.items() for method in _methods(name, result, by, len(results))]
     if len(methods) < 2:
         raise InputError("There is one method and nothing to compare it with; name more results, or compare by set")
-    ends = {
-        score: (_stack(results, by, score, 0), _stack(results, by, score, 1)) for score in asked if score in WEIGHTS
-    }
-    w = first.weight
-    scores = {s: np.asarray(metrics.normalise((1 - w) * start + w * end)) for s, (start, end) in ends.items()}
-    if "accuracy" in asked:
-        scores["accuracy"] = _stack(results, by, "accuracy", 0)
-    if len(ends) == 2:
-        scores["joint"] = metrics.joint(scores["lrs"], scores["ars"])
-    return Comparison(tuple(methods), scores, ends, w, round(1 - first.level, 12), tuple(notes))
+    rows, accuracies = shown(asked), {arm: _accuracies(results, by, arm) for arm in arms_of(asked)}
+    found = values(rows, accuracies, settings.weight)
+    compared = dict.fromkeys(with_implied(asked))
+    return Comparison(
+        methods=tuple(methods),
+        scores={name: found[name] for name in compared},
+        ends={name: rows[name].made_of(accuracies | found) for name in compared if rows[name].letter},
+        weight=settings.weight,
+        level=round(1 - settings.level, 12),
+        notes=tuple(notes),
+    )
+
+
+def _shared_scores(results: Mapping[str, Result]) -> list[str]:
+    asked = {name: result.settings.scores for name, result in results.items()}
+    shared = [score for score in next(iter(asked.values())) if all(score in scores for scores in asked.values())]
+    if not shared:
+        lists = ", ".join(f"{name}: {'+'.join(scores)}" for name, scores in asked.items())
+        raise InputError(f"The results share no score ({lists}); evaluate all of them by the same command")
+    return shared
 
 
 def _methods(name: str, result: Result, by: str, results: int) -> list[Method]:
@@ -196,27 +200,10 @@ def _methods(name: str, result: Result, by: str, results: int) -> list[Method]:
     ]
 
 
-def _stack(results: Mapping[str, Result], by: str, score: str, end: int) -> np.ndarray:
-    """One end of a score's line, of all methods by seed (M, S)."""
-    rows = []
-    for result in results.values():
-        values = _lines(result, score)[end]
-        rows.append(values if by == "set" else values.mean(0, keepdims=True))
-    return np.concatenate(rows)
-
-
-def _lines(result: Result, score: str) -> list[np.ndarray]:
-    """What a score goes from and to as its weight goes from 0 to 1, by set and seed (D, S) each."""
-    arm: dict[str, Any] = {name: reading.accuracy for name, reading in result.readings.items()}
-    if score == "accuracy":
-        ends = (arm["syn-any"], arm["syn-any"])
-    elif score == "lrs":
-        known = result.settings.real_accuracy
-        recovery = metrics.hard_label_recovery(arm["real-hard"] if known is None else known, arm["syn-hard"])
-        ends = (-recovery, metrics.improvement_over_random(arm["syn-any"], arm["rdm-any"]))
-    else:
-        ends = tuple(metrics.improvement_over_random(arm[f"syn-{x}"], arm[f"rdm-{x}"]) for x in ("noaug", "aug"))
-    return list(np.broadcast_arrays(*ends))
+def _accuracies(results: Mapping[str, Result], by: str, arm: str) -> np.ndarray:
+    """One arm's accuracies, of all methods by seed (M, S)."""
+    taken = [result.taken[arm] for result in results.values()]
+    return np.concatenate(taken if by == "set" else [each.mean(0, keepdims=True) for each in taken])
 
 
 def _check_alike(results: Mapping[str, Result], may_differ: Sequence[str]) -> list[str]:
@@ -228,17 +215,17 @@ def _check_alike(results: Mapping[str, Result], may_differ: Sequence[str]) -> li
             raise InputError(f"Unknown setting {setting!r} that may differ: {nearest(setting, expected)}")
     notes = []
     for fact, value in expected.items():
-        off = next(((name, found[fact]) for name, found in others if found.get(fact) != value), None)
-        if off is None:
-            continue
-        what = f"Results differ in {fact}: {value} in {reference}, {off[1]} in {off[0]}"
-        if fact not in may_differ:
-            advice = (
-                "use the same data" if fact.startswith("real data") else "evaluate them alike, or say it may differ"
-            )
-            raise InputError(f"{what}; {advice}")
-        notes.append(what)
-    return notes + _notes(results)
+        for name, found in others:
+            if found.get(fact) == value:
+                continue
+            what = f"Results differ in {fact}: {value} in {reference}, {found[fact]} in {name}"
+            if fact.startswith("real data"):
+                raise InputError(f"{what}; use the same data")
+            if fact not in may_differ:
+                raise InputError(f"{what}; evaluate them by the same settings, or say that it may differ")
+            notes.append(what)
+            break
+    return notes + list(_notes(results))
 
 
 def _facts(result: Result) -> dict[str, Any]:
@@ -249,45 +236,23 @@ def _facts(result: Result) -> dict[str, Any]:
     }
     for name, value in to_plain(result.settings).items():
         if name in ("protocol", "real_protocol"):
-            facts |= {f"{name}.{field}": _plain(entry) for field, entry in value.items()}
+            facts |= {f"{name}.{field}": entry for field, entry in value.items()}
         elif name not in SHOWN_ALONE:
-            facts[name] = _plain(value)
+            facts[name] = value
     return facts
 
 
-def _plain(value: Any) -> Any:
-    """Tuples as lists, as they come back from a file."""
-    return json.loads(json.dumps(value))
-
-
-def _notes(results: Mapping[str, Result]) -> list[str]:
-    found = []
+def _notes(results: Mapping[str, Result]) -> Iterator[str]:
     if len({result.settings.key for result in results.values()}) > 1:
-        found.append("Keys differ, so a seed's students share nothing: pairing by seed is valid, but gains nothing")
-    sizes = {str(entry["images"]) for result in results.values() for entry in result.data["sets"] if "images" in entry}
+        yield "Keys differ, so a seed's students share nothing: pairing by seed is valid, but gains nothing"
+    sizes = {entry["images"] for result in results.values() for entry in result.data["sets"] if "images" in entry}
     if len(sizes) > 1:
-        found.append(
-            f"Sets differ in size ({', '.join(sorted(sizes, key=int))} images), and larger ones have it easier"
-        )
-    lost = {name: result.diverged for name, result in results.items() if result.diverged}
+        yield f"Sets differ in size ({', '.join(map(str, sorted(sizes)))} images), and larger ones have it easier"
+    lost = [f"{result.diverged} of {name}" for name, result in results.items() if result.diverged]
     if lost:
-        listed = ", ".join(f"{count} of {name}" for name, count in lost.items())
-        found.append(f"Students diverged ({listed}); their accuracies count as measured")
+        yield f"Students diverged ({', '.join(lost)}); their accuracies count as measured"
     if any(result.settings.protocol.readout == "best" for result in results.values()):
-        found.append(
-            "Epochs and rates were chosen on the test set: accuracies are too high, not all by the same amount"
-        )
-    return found
-
-
-def tables(comparison: Comparison) -> Group:
-    """For each score a ranking and its pairs; the stability of those that have a weight; notes."""
-    parts: list[Any] = []
-    for score in comparison.scores:
-        parts += [_ranking_table(comparison, score), _pairs_table(comparison, score), Text()]
-    if comparison.ends:
-        parts += [_stability_table(comparison), Text()]
-    return Group(*parts, *(Text(note, style="yellow") for note in (*comparison.notes, *_explain(comparison))))
+        yield "Epochs and rates were chosen on the test set: accuracies are too high, not all by the same amount"
 
 
 def _explain(comparison: Comparison) -> Iterator[str]:
@@ -295,80 +260,60 @@ def _explain(comparison: Comparison) -> Iterator[str]:
         "Methods that share a letter cannot be told apart: paired t-tests over seeds, corrected by Holm for all pairs "
         f"of a score, level {comparison.level:g}. Intervals are each row's alone."
     )
-    yield "Intervals and tests speak of other seeds, on these sets and these test images."
+    yield "Intervals and tests are about other seeds, on these sets and these test images."
     yield (
-        "chance: of the better one scoring higher on a new seed, with its interval. seeds: how many would tell a pair "
-        f"apart, in {POWER:.0%} of trials, if it differs as observed."
+        "chance: that the better method scores better on a new seed, with its interval. seeds: how many would tell a "
+        f"pair apart in {POWER:.0%} of trials, if it differs as observed."
     )
-    if "joint" in comparison.scores:
-        yield "JOINT is the mean of LRS and ARS, seed by seed."
 
 
 def _ranking_table(comparison: Comparison, score: str) -> Table:
-    ranking, means = comparison.rankings[score], comparison.rankings[score].means
-    letter = WEIGHTS.get(score)
-    title = score.upper() + (f" at {letter} = {comparison.weight:g}" if letter else "")
-    first = stability.first_between(*comparison.ends[score]) if letter else None
-    covered = f"{1 - comparison.level:.0%} interval"
-    columns = ("rank", "method", "mean", covered, "n", "group", *((f"first for {letter} in",) if letter else ()))
-    table = _table(title, columns)
-    for place, m in enumerate(ranking.order):
-        cells = [str(place + 1), comparison.names[m], f"{means[m].mean:.4f}", _span(means[m])]
-        cells += [str(means[m].n), ranking.letters[m]]
-        if first is not None:
-            where = first[m]
-            cells.append("–" if where is None else f"{where[0]:.3f} … {where[1]:.3f}")
-        table.add_row(*map(Text, cells))
-    return table
+    ranked, row = comparison.rankings[score], SCORES[score]
+    at, head, where = "", (), [()] * len(ranked.order)
+    if row.letter:
+        at, head = f" at {row.letter} = {comparison.weight:g}", (f"best for {row.letter} in",)
+        where = [("–" if each is None else f"{each[0]:.3f} … {each[1]:.3f}",) for each in comparison.first(score)]
+    rows = (
+        (str(place + 1), comparison.names[m], *cells(ranked.means[m]), ranked.letters[m], *where[m])
+        for place, m in enumerate(ranked.order)
+    )
+    columns = ("rank", "method", "mean", f"{1 - comparison.level:.0%} interval", "n", "group", *head)
+    return table(f"{title(score)}{at}: {row.meaning}", columns, rows)
 
 
 def _pairs_table(comparison: Comparison, score: str) -> Table:
-    ranking, names = comparison.rankings[score], comparison.names
-    pairs, neighbours = ranking.pairs, set(zip(ranking.order, ranking.order[1:], strict=False))
-    few = len(pairs) <= PAIRS_SHOWN
-    title = f"{score.upper()}, " + ("pairs" if few else f"neighbours in rank, of {len(pairs)} pairs")
-    columns = ("better", "worse", "difference", f"{1 - comparison.level:.0%} interval", "p", "p (Holm)", "distinct")
-    table = _table(title, (*columns, "chance", "seeds"))
-    for pair in pairs:
-        if few or (pair.better, pair.worse) in neighbours:
-            cells = (
-                *(names[pair.better], names[pair.worse], f"{pair.difference.mean:.4f}"),
-                *(_span(pair.difference), _p_value(pair.p), _p_value(pair.adjusted)),
-                "yes" if pair.distinct else "no",
-                f"{pair.chance.value:.2f} ({pair.chance.low:.2f} … {pair.chance.high:.2f})",
-                "–" if pair.seeds is None else str(pair.seeds),
-            )
-            table.add_row(*map(Text, cells))
-    return table
+    order, pairs = comparison.rankings[score].order, comparison.rankings[score].pairs
+    what, named = "pairs", pairs
+    if len(pairs) > PAIRS_SHOWN:
+        what, neighbours = f"neighbours in rank, of {len(pairs)} pairs", set(itertools.pairwise(order))
+        named = [pair for pair in pairs if (pair.better, pair.worse) in neighbours]
+    level = f"{1 - comparison.level:.0%} interval"
+    columns = ("better", "worse", "difference", level, "p", "p (Holm)", "distinct", "chance", "seeds")
+    return table(f"{title(score)}, {what}", columns, (_pair_cells(pair, comparison.names) for pair in named))
 
 
-def _stability_table(comparison: Comparison) -> Table:
-    title = f"Kendall's τ between the ranking at each weight and that at {comparison.weight:g}"
-    table = _table(title, ("score", *(f"{weight:g}" for weight in stability.WEIGHTS)))
-    for score, (start, end) in comparison.ends.items():
-        tau = stability.agreement(start, end, reference=comparison.weight)
-        table.add_row(f"{score.upper()}, {WEIGHTS[score]}", *("–" if np.isnan(t) else f"{t:.2f}" for t in tau))
-    return table
+def _pair_cells(pair: Pair, names: Sequence[str]) -> tuple[str, ...]:
+    difference = cells(pair.difference)[:2]
+    p_values = ("<0.0001" if p < 0.0001 else number(p) for p in (pair.p, pair.adjusted))
+    chance = f"{pair.chance.value:.2f} ({pair.chance.low:.2f} … {pair.chance.high:.2f})"
+    told = ("yes" if pair.distinct else "no", chance, "–" if pair.seeds is None else str(pair.seeds))
+    return names[pair.better], names[pair.worse], *difference, *p_values, *told
 
 
-def _table(title: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for column in columns:
-        left = column in ("method", "better", "worse", "group", "distinct", "score")
-        table.add_column(column, justify="left" if left else "right", no_wrap=not left)
-    return table
+def _weights_table(comparison: Comparison) -> Table:
+    def row(score: str) -> tuple[str, ...]:
+        tau = ("–" if t is None else f"{t:.2f}" for t in comparison.agreement(score))
+        return f"{title(score)}, {SCORES[score].letter}", *tau
 
-
-def _p_value(p: float) -> str:
-    return "<0.0001" if p < 0.0001 else f"{p:.4f}"
-
-
-def _span(interval: Interval) -> str:
-    return f"{interval.low:.4f} … {interval.high:.4f}"
+    columns = ("score", *(f"{weight:g}" for weight in ranking.WEIGHTS))
+    return table(
+        f"Kendall's τ between the ranking at each weight and that at {comparison.weight:g}",
+        columns,
+        map(row, comparison.ends),
+    )
 
 
 def _pair_to_json(pair: Pair, names: Sequence[str]) -> dict[str, Any]:
-    chance = pair.chance
     return {
         "better": names[pair.better],
         "worse": names[pair.worse],
@@ -376,6 +321,6 @@ def _pair_to_json(pair: Pair, names: Sequence[str]) -> dict[str, Any]:
         "p": pair.p,
         "p_holm": pair.adjusted,
         "distinct": pair.distinct,
-        "chance": {"value": float(chance.value), "low": float(chance.low), "high": float(chance.high)},
+        "chance": asdict(pair.chance),
         "seeds_to_separate": pair.seeds,
     }

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
 
+from ddr_jax.protocols.protocol import Protocol
 from ddr_jax.types import InputError
-
-if TYPE_CHECKING:
-    from ddr_jax.protocols.protocol import Protocol
 
 FLOAT = 4  # bytes of a float32
 UNITS = ("B", "kB", "MB", "GB", "TB", "PB")  # powers of 1,000
@@ -21,16 +18,16 @@ class Costs:
 
     Attributes:
         images_uint8: N · H · W · K, a byte for each channel of each pixel. Distilled pixels are rarely whole numbers of
-            256 levels, so a set that is to stay what it is costs `images_float32`.
-        images_float32: four times that.
+            256 levels, so a set that must not change costs `images_float32`.
+        images_float32: four times as much.
         labels: which labels these are, one of `protocol.LABELS`.
         labels_stored: all labels of one training, kept. ``hard``: N class indices of as few bytes as C classes need;
             ``soft``: N · C float32; ``teacher``: epochs · N · C float32, since every batch of every epoch is labelled
-            anew. What the augmentation drew is not counted: a seed brings it back.
+            anew. What the augmentation drew is not counted: it follows from a seed.
         labels_recomputed: ``teacher`` only: the teachers' weights as float32, kept instead of their labels; None if
             their size is unknown or no teacher is needed.
         teacher_passes: forward passes of single images through single teachers that recomputing takes in one
-            training, epochs · N · teachers; 0 but for ``teacher``.
+            training, epochs · N · teachers; 0 for other labels.
     """
 
     images_uint8: int
@@ -39,10 +36,6 @@ class Costs:
     labels_stored: int
     labels_recomputed: int | None
     teacher_passes: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields by name, as plain data."""
-        return asdict(self)
 
     def __str__(self) -> str:
         images = f"images {human(self.images_uint8)} (uint8) or {human(self.images_float32)} (float32)"
@@ -93,11 +86,11 @@ def label_cost(
 
 def human(size: int) -> str:
     """Bytes in the largest unit (powers of 1,000) that leaves 1 or more, to three digits: 999 B, 1.23 MB, 45.6 GB."""
-    unit, value = 0, float(f"{size:.3g}")
-    while value >= 1000 and unit < len(UNITS) - 1:
-        unit, value = unit + 1, value / 1000
-    digits = max(0, 2 - int(math.log10(max(value, 1)))) if unit else 0
-    return f"{value:.{digits}f} {UNITS[unit]}"
+    value = float(f"{size:.3g}")
+    power = min((len(f"{value:.0f}") - 1) // 3, len(UNITS) - 1)
+    value /= 1000**power
+    digits = max(0, 2 - int(math.log10(max(value, 1)))) if power else 0
+    return f"{value:.{digits}f} {UNITS[power]}"
 
 
 def _index_bytes(num_classes: int) -> int:

@@ -1,14 +1,14 @@
 """Confidence intervals of the mean over seeds, of any per-seed array: accuracies, differences or scores.
 
 They say what other seeds would have given on the same sets and the same test images. Where two arms share seeds,
-the interval of their difference is that of the seeds' differences: `t_interval(a - b)`. Coverage with few seeds is
-measured in experiments/coverage.md.
-Intervals are not clipped to the range of the quantity: one that leaves [0, 1] says that it is too wide.
+the interval of their difference is the interval of the differences seed by seed: `t_interval(a - b)`. Coverage with few
+seeds is measured in experiments/coverage.md. Intervals are not clipped to the range of the quantity: one that leaves
+[0, 1] shows that it is too wide.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -28,20 +28,19 @@ class Interval:
     n: int
 
     def to_json(self) -> dict[str, Any]:
-        """The fields of a lone quantity's interval, as plain data."""
-        low, high = (None if bound is None else float(bound) for bound in (self.low, self.high))
-        return {"mean": float(self.mean), "low": low, "high": high, "n": self.n}
+        """The fields, as plain data where the interval is of a single quantity."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
 class Components:
-    """A quantity's variance by origin, in its own units squared; None is what the data cannot tell.
+    """A quantity's variance by origin, in units of the quantity squared; None is what the data cannot tell.
 
     Attributes:
-        seed: by the seed, alike for all sets; with a single set, everything that differs between its seeds.
-        set: by the set, alike for all seeds.
-        rest: by what a seed does to one set only.
-        draw: by which images a random baseline drew.
+        seed: what a seed does to all sets; with a single set, everything that differs between its seeds.
+        set: what a set does in all seeds.
+        rest: what a seed does to one set only.
+        draw: which images a random baseline drew.
     """
 
     seed: float
@@ -93,8 +92,9 @@ def variance_components(values: ArrayLike, random: ArrayLike | None = None) -> C
     """Splits the variance of values (D, S), sets crossed with seeds, by the moments of a two-way random model.
 
     Searle, Casella & McCulloch 1992, Variance Components, chapter 4. Estimates below 0 are given as 0.
-    `random` (S,) is the same quantity of the random baseline, which draws new images for every seed. What it varies
-    beyond a distilled set is the draws', if training on either varies alike: an assumption, not a measurement.
+    `random` (S,) is the same quantity of the random baseline, which draws new images for every seed. Its variance
+    beyond that of a distilled set is attributed to the draws, on the assumption, which is not measured, that training
+    varies as much on either.
 
     Raises:
         InputError: if there are fewer than two seeds, their numbers differ, or a value is not finite.

@@ -12,56 +12,65 @@ from numpy.typing import ArrayLike
 
 from ddr_jax.types import InputError
 
-Score = np.ndarray | np.float64
+Values = np.ndarray | np.float64
 
 
-def accuracy(syn_any: ArrayLike) -> Score:
+def accuracy(syn_any: ArrayLike) -> Values:
     """The accuracy itself, once it is checked."""
     return _fractions(syn_any=syn_any)[0]
 
 
-def hard_label_recovery(real_hard: ArrayLike, syn_hard: ArrayLike) -> Score:
+def hard_label_recovery(real_hard: ArrayLike, syn_hard: ArrayLike) -> Values:
     """HLR = acc(real, hard) − acc(syn, hard), in [−1, 1]; lower is better."""
     real_hard, syn_hard = _fractions(real_hard=real_hard, syn_hard=syn_hard)
     return real_hard - syn_hard
 
 
-def improvement_over_random(syn_any: ArrayLike, rdm_any: ArrayLike) -> Score:
+def improvement_over_random(syn_any: ArrayLike, rdm_any: ArrayLike) -> Values:
     """IOR = acc(syn, any) − acc(random, any), in [−1, 1]; higher is better."""
     syn_any, rdm_any = _fractions(syn_any=syn_any, rdm_any=rdm_any)
     return syn_any - rdm_any
 
 
-def label_robust_score(
-    real_hard: ArrayLike, syn_hard: ArrayLike, syn_any: ArrayLike, rdm_any: ArrayLike, weight: ArrayLike = 0.5
-) -> Score:
-    """LRS = normalise(α) with α = w · IOR − (1 − w) · HLR, in [0, 1], higher is better; `weight` is w."""
-    real_hard, syn_hard, syn_any, rdm_any, weight = _fractions(
-        real_hard=real_hard, syn_hard=syn_hard, syn_any=syn_any, rdm_any=rdm_any, weight=weight
-    )
-    recovery = hard_label_recovery(real_hard, syn_hard)
-    improvement = improvement_over_random(syn_any, rdm_any)
-    return normalise(weight * improvement - (1 - weight) * recovery)
+def alpha(hlr: Values, ior: Values) -> tuple[Values, Values]:
+    """α = w · IOR − (1 − w) · HLR at w = 0 and at w = 1."""
+    return -hlr, ior
 
 
-def augmentation_robust_score(
-    syn_aug: ArrayLike,
-    rdm_aug: ArrayLike,
-    syn_noaug: ArrayLike,
-    rdm_noaug: ArrayLike,
-    weight: ArrayLike = 0.5,
-) -> Score:
-    """ARS = normalise(β), in [0, 1], higher is better; `weight` is γ.
+def beta(syn_aug: ArrayLike, rdm_aug: ArrayLike, syn_noaug: ArrayLike, rdm_noaug: ArrayLike) -> tuple[Values, Values]:
+    """β at γ = 0 and at γ = 1: the gain over random images without augmentation, and with it.
 
     β = γ · (acc(syn, aug) − acc(random, aug)) + (1 − γ) · (acc(syn, no aug) − acc(random, no aug)).
     """
-    syn_aug, rdm_aug, syn_noaug, rdm_noaug, weight = _fractions(
-        syn_aug=syn_aug, rdm_aug=rdm_aug, syn_noaug=syn_noaug, rdm_noaug=rdm_noaug, weight=weight
+    syn_aug, rdm_aug, syn_noaug, rdm_noaug = _fractions(
+        syn_aug=syn_aug, rdm_aug=rdm_aug, syn_noaug=syn_noaug, rdm_noaug=rdm_noaug
     )
-    return normalise(weight * (syn_aug - rdm_aug) + (1 - weight) * (syn_noaug - rdm_noaug))
+    return syn_noaug - rdm_noaug, syn_aug - rdm_aug
 
 
-def joint(lrs: ArrayLike, ars: ArrayLike) -> Score:
+def label_robust_score(
+    real_hard: ArrayLike, syn_hard: ArrayLike, syn_any: ArrayLike, rdm_any: ArrayLike, weight: ArrayLike = 0.5
+) -> Values:
+    """LRS = normalise(α), in [0, 1], higher is better; `weight` is w (see `alpha`)."""
+    ends = alpha(hard_label_recovery(real_hard, syn_hard), improvement_over_random(syn_any, rdm_any))
+    return weighted(*ends, weight)
+
+
+def augmentation_robust_score(
+    syn_aug: ArrayLike, rdm_aug: ArrayLike, syn_noaug: ArrayLike, rdm_noaug: ArrayLike, weight: ArrayLike = 0.5
+) -> Values:
+    """ARS = normalise(β), in [0, 1], higher is better; `weight` is γ (see `beta`)."""
+    return weighted(*beta(syn_aug, rdm_aug, syn_noaug, rdm_noaug), weight)
+
+
+def weighted(start: ArrayLike, end: ArrayLike, weight: ArrayLike) -> Values:
+    """The normalised score of an α or β that goes straight from `start` at weight 0 to `end` at weight 1."""
+    start, end, weight = np.asarray(start), np.asarray(end), _fractions(weight=weight)[0]
+    _check_shapes(start=start, end=end, weight=weight)
+    return normalise((1 - weight) * start + weight * end)
+
+
+def joint(lrs: ArrayLike, ars: ArrayLike) -> Values:
     """One number for those who want one: the mean of LRS and ARS, seed by seed (...), in [0, 1], higher is better.
 
     Our definition; the paper (arXiv 2505.13300) keeps the two apart.
@@ -69,12 +78,12 @@ def joint(lrs: ArrayLike, ars: ArrayLike) -> Score:
     return (np.asarray(lrs, np.float64) + np.asarray(ars, np.float64)) / 2
 
 
-def normalise(alpha: ArrayLike) -> Score:
+def normalise(alpha: ArrayLike) -> Values:
     """(e^α − e⁻¹) / (e − e⁻¹): increasing, 0 at α = −1 and 1 at α = 1; α of fractions, not percentages."""
     return (np.exp(np.asarray(alpha, np.float64)) - np.exp(-1)) / (np.exp(1) - np.exp(-1))
 
 
-def of_percentages(score: ArrayLike) -> Score:
+def of_percentages(score: ArrayLike) -> Values:
     """What ddranking 0.2.0 prints for an LRS or ARS: its formula takes α or β in percentage points.
 
     It leaves [0, 1]: −0.157 is its floor, 0.269 still stands for α = 0, and α = 0.05 gives 62.9.
@@ -88,12 +97,16 @@ def _fractions(**named: ArrayLike) -> list[np.ndarray]:
     arrays = {name: np.asarray(values, np.float64) for name, values in named.items()}
     for name, array in arrays.items():
         _check_range(name, array)
+    _check_shapes(**arrays)
+    return list(arrays.values())
+
+
+def _check_shapes(**arrays: np.ndarray) -> None:
     try:
         np.broadcast_shapes(*(array.shape for array in arrays.values()))
     except ValueError:
         shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
         raise InputError(f"Shapes do not broadcast: {shapes}; give every arm the same leading axes") from None
-    return list(arrays.values())
 
 
 def _check_range(name: str, array: np.ndarray) -> None:

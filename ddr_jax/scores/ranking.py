@@ -1,8 +1,11 @@
-"""Methods compared over the same seeds: paired tests, groups that cannot be told apart, seeds that would do.
+"""Methods compared over the same seeds: paired tests, groups that cannot be told apart, rankings at every weight.
 
-Scores are arrays (methods, S) float64 of any quantity of which more is better. Methods are paired by seed: what a
-seed does to all alike, such as its real and random students, cancels in their differences. Pairing by position is
-still valid, and gains nothing, where methods had seeds of their own.
+Scores are arrays (methods, S) float64. Methods are paired by seed: what a seed does to all methods, such as its real
+and random students, cancels in their differences. Pairing by position is still valid where each method had its own
+seeds, but gains nothing.
+
+A score with a weight goes straight from `start`, its α or β at weight 0, to `end`, that at weight 1, before it is
+normalised (`metrics.weighted`); both are arrays (methods, S).
 """
 
 from __future__ import annotations
@@ -17,9 +20,11 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from ddr_jax.scores.intervals import Interval, t_interval
+from ddr_jax.scores.metrics import weighted
 from ddr_jax.types import InputError
 
 LEVEL, POWER = 0.05, 0.8
+WEIGHTS = tuple(i / 10 for i in range(11))
 MANY_SEEDS = 1_000_000
 CERTAIN = 9.0  # standard deviations: a normal variable is beyond them with probability 1e-19
 HALVINGS = 60
@@ -36,14 +41,14 @@ class Chance:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two methods, by their positions; the mean of `better` is the higher one, or they are equal.
+    """Two methods, by their positions; the mean of `better` is the better one, or both are equal.
 
     Attributes:
-        difference: of their means, with the interval of this pair alone.
+        difference: of their means, 0 or more, with the interval of this pair alone.
         p: of the two-sided paired t-test of this pair alone.
         adjusted: the same after Holm's correction for all pairs.
         distinct: whether `adjusted` is at most the level.
-        chance: that `better` has the higher score on a new seed (see `chance_of_better`).
+        chance: that `better` scores better on a new seed (see `chance_of_better`).
         seeds: how many would separate them (see `seeds_to_separate`) at the level's equal share among all pairs.
     """
 
@@ -62,7 +67,7 @@ class Ranking:
     """Methods in order of their means.
 
     Attributes:
-        order: positions of the methods, the highest mean first.
+        order: positions of the methods, the best mean first.
         means: (methods,) with an interval each, in the order in which the scores were given.
         pairs: all of them, in order of rank.
         letters: (methods,) of each method's groups: two share a letter exactly where they cannot be told apart.
@@ -74,7 +79,7 @@ class Ranking:
     letters: tuple[str, ...]
 
 
-def rank(scores: ArrayLike, level: float = LEVEL, power: float = POWER) -> Ranking:
+def rank(scores: ArrayLike, level: float = LEVEL, power: float = POWER, *, lower_is_better: bool = False) -> Ranking:
     """Ranks methods by their mean scores (methods, S) and tests every pair.
 
     The probability that any two equal methods are called distinct is at most `level`; intervals cover 1 − level.
@@ -86,20 +91,22 @@ def rank(scores: ArrayLike, level: float = LEVEL, power: float = POWER) -> Ranki
     scores = np.asarray(scores, np.float64)
     _check_seeds(scores)
     means = tuple(t_interval(row, 1 - level) for row in scores)
-    order = tuple(sorted(range(len(means)), key=lambda method: -means[method].mean))
+    sign = -1 if lower_is_better else 1
+    quality = sign * scores
+    order = tuple(sorted(range(len(means)), key=lambda method: -sign * means[method].mean))
     couples = list(combinations(order, 2))
-    p = np.array([paired_t_test(scores[a], scores[b]) for a, b in couples])
+    p = np.array([paired_t_test(quality[a], quality[b]) for a, b in couples])
     adjusted = holm(p)
     pairs = tuple(
         Pair(
             better=a,
             worse=b,
-            difference=t_interval(scores[a] - scores[b], 1 - level),
+            difference=t_interval(quality[a] - quality[b], 1 - level),
             p=float(p[i]),
             adjusted=float(adjusted[i]),
             distinct=bool(adjusted[i] <= level),
-            chance=chance_of_better(scores[a], scores[b], 1 - level),
-            seeds=seeds_to_separate(scores[a], scores[b], power, level / len(couples)),
+            chance=chance_of_better(quality[a], quality[b], 1 - level),
+            seeds=seeds_to_separate(quality[a], quality[b], power, level / len(couples)),
         )
         for i, (a, b) in enumerate(couples)
     )
@@ -218,6 +225,44 @@ def letters(found: Sequence[Sequence[int]], methods: int) -> tuple[str, ...]:
     )
 
 
+def over_weights(start: ArrayLike, end: ArrayLike, weights: ArrayLike = WEIGHTS) -> np.ndarray:
+    """Each method's mean score over seeds at each weight (methods, weights).
+
+    Raises:
+        InputError: if a weight is outside [0, 1].
+    """
+    return weighted(np.asarray(start)[..., None], np.asarray(end)[..., None], weights).mean(-2)
+
+
+def kendall(scores: ArrayLike, others: ArrayLike) -> np.ndarray:
+    """Kendall's τ-b between two scores of the same methods, last axis (..., methods); NaN where one ranks nothing.
+
+    1 for equal orders, −1 for reversed ones; ties count for neither. Kendall 1945, The Treatment of Ties in Ranking
+    Problems, Biometrika 33.
+    """
+    both = np.broadcast_arrays(np.asarray(scores, np.float64), np.asarray(others, np.float64))
+    first, second = (np.sign(values[..., :, None] - values[..., None, :]) for values in both)
+    pairs = np.sqrt((first**2).sum((-2, -1)) * (second**2).sum((-2, -1)))
+    return np.divide((first * second).sum((-2, -1)), pairs, out=np.full_like(pairs, np.nan), where=pairs > 0)
+
+
+def agreement(start: ArrayLike, end: ArrayLike, weights: ArrayLike = WEIGHTS, reference: float = 0.5) -> np.ndarray:
+    """Kendall's τ-b (weights,) between the ranking at each weight and that at `reference`; see `over_weights`."""
+    return kendall(over_weights(start, end, weights).T, over_weights(start, end, [reference]).T)
+
+
+def first_between(start: ArrayLike, end: ArrayLike) -> tuple[tuple[float, float] | None, ...]:
+    """For each method, from which weight to which its mean α or β over seeds (methods, S) is the highest.
+
+    The upper envelope of straight lines, hence exact. None where another method is higher at all weights, or where a
+    method draws level at a single weight only. The order of the mean *scores* may turn at a slightly different weight,
+    because the normalisation is slightly convex: different by the size of the variance over seeds, not of the
+    deviation.
+    """
+    lines = np.stack([np.asarray(ends, np.float64).mean(-1) for ends in (start, end)], -1)
+    return tuple(_first(*(line - lines).T) for line in lines)
+
+
 def _effect(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, int]:
     """Mean / standard deviation (...) of the differences over seeds, infinite where they are equal and not 0."""
     difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
@@ -231,3 +276,16 @@ def _effect(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, int]:
 def _check_seeds(values: np.ndarray) -> None:
     if values.ndim == 0 or values.shape[-1] < 2:
         raise InputError(f"scores have shape {values.shape}; a comparison needs two seeds or more on the last axis")
+
+
+def _first(at_start: np.ndarray, at_end: np.ndarray) -> tuple[float, float] | None:
+    """Where all lines from `at_start` to `at_end` (methods,), one method's leads over all, are 0 or more."""
+    low, high = 0.0, 1.0
+    for left, right in zip(at_start.tolist(), at_end.tolist(), strict=True):
+        if max(left, right) <= 0 and min(left, right) < 0:
+            return None
+        if left < 0:
+            low = max(low, left / (left - right))
+        if right < 0:
+            high = min(high, left / (left - right))
+    return (low, high) if low < high else None

@@ -11,7 +11,7 @@ from ddr_jax.types import ArmTable, InputError
 
 @dataclass(frozen=True)
 class Reading:
-    """What counts of an arm: accuracy (D, S) float64 fractions and rate (D, S), the position in the table's `lrs`."""
+    """What counts of an arm: accuracy (D, S) float64 fractions, and rate (D, S), its position in the table's `lrs`."""
 
     accuracy: np.ndarray
     rate: np.ndarray
@@ -33,7 +33,8 @@ class Choice:
     """The rate that `last` chose for one set, between its neighbours in the sorted grid.
 
     `below` and `above` are the next lower and higher rates, None at an end of the grid. `edge` is ``lowest`` or
-    ``highest`` where the choice is such an end, so that a better rate may lie beyond, None inside or without a grid.
+    ``highest`` where the choice is an end of the grid, so that a better rate may lie beyond it; None if it lies inside,
+    or if there is one rate.
     """
 
     set: str
@@ -52,9 +53,9 @@ def last(table: ArmTable) -> Reading:
     """The last epoch's test accuracy, at the rate whose validation accuracy, averaged over seeds, is highest.
 
     The rate is chosen for each set of the arm, by the same rule for every arm; of equals, the first counts.
-    Test images had no part in the choice, so what is read is an unbiased estimate of how accurate these students are.
-    Their luck had: one that was well initialised does better on both splits. For new seeds at the chosen rate the
-    reading is therefore too high where rates are nearly equal and seeds are few (experiments/coverage.md measures it).
+    Test images had no part in the choice, so the reading is an unbiased estimate of how accurate these students are.
+    But a lucky student does well on validation and on test, so the reading is slightly too high for new seeds at the
+    chosen rate, where rates are nearly equal and seeds are few (experiments/coverage.md measures by how much).
 
     Raises:
         InputError: if there are several rates and no validation accuracies to choose by.
@@ -73,7 +74,7 @@ def last(table: ArmTable) -> Reading:
 def best(table: ArmTable) -> Reading:
     """The best test accuracy over test epochs and rates, seed by seed: how ddranking 0.2.0 reads a training.
 
-    It is chosen on the test set, and so too high; `last` is the honest readout.
+    It is chosen on the test set and therefore too high; `last` is the honest readout.
     """
     by_rate = table.test.max(-1)
     return Reading(by_rate.max(1), by_rate.argmax(1))
@@ -98,22 +99,15 @@ def choices(table: ArmTable) -> tuple[Choice, ...]:
     Raises:
         InputError: as `last`.
     """
-    order = [int(r) for r in np.argsort(table.lrs)]
-    chosen = [order.index(r) for r in last(table).rate[:, 0]]
-    return tuple(_choice(table, order, d, place) for d, place in enumerate(chosen))
+    return tuple(_choice(table, d, chosen) for d, chosen in enumerate(last(table).rate[:, 0]))
 
 
-def _choice(table: ArmTable, order: list[int], d: int, place: int) -> Choice:
-    """Of set d, whose rate stands at `place` in the order of the rates."""
-
-    def rate(place: int) -> Rate | None:
-        if not 0 <= place < len(order):
-            return None
-        r = order[place]
-        seen = None if table.validation is None else float(table.validation[d, r, :, -1].mean())
-        return Rate(table.lrs[r], seen)
-
-    chosen, below, above = rate(place), rate(place - 1), rate(place + 1)
-    assert chosen is not None
-    edge = None if len(order) == 1 else "lowest" if below is None else "highest" if above is None else None
-    return Choice(table.sets[d], chosen, below, above, edge)
+def _choice(table: ArmTable, d: int, chosen: int) -> Choice:
+    """Of set d, whose rate is at the position `chosen` in the table's `lrs`."""
+    seen = [None] * len(table.lrs) if table.validation is None else table.validation[d, ..., -1].mean(-1).tolist()
+    order = sorted(range(len(seen)), key=table.lrs.__getitem__)
+    grid = [Rate(table.lrs[r], seen[r]) for r in order]
+    place = order.index(chosen)
+    below, _, above = [None, *grid, None][place : place + 3]
+    edge = None if len(grid) == 1 else "lowest" if below is None else "highest" if above is None else None
+    return Choice(table.sets[d], grid[place], below, above, edge)

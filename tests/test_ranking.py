@@ -9,10 +9,14 @@ import pytest
 from scipy import stats
 
 from ddr_jax.scores.ranking import (
+    agreement,
     chance_of_better,
+    first_between,
     groups,
     holm,
+    kendall,
     letters,
+    over_weights,
     paired_t_test,
     power_of,
     rank,
@@ -129,6 +133,17 @@ def test_a_ranking_orders_names_groups_and_pairs():
         assert pair.adjusted >= pair.p
 
 
+def test_where_lower_is_better_the_lowest_mean_comes_first():
+    scores = np.array([0.5, 0.2, 0.8])[:, None] + np.random.default_rng(3).normal(0, 0.01, (3, 5))
+    ranking, mirrored = rank(scores, lower_is_better=True), rank(1 - scores)
+    assert ranking.order == mirrored.order == (1, 0, 2)
+    np.testing.assert_allclose([mean.mean for mean in ranking.means], scores.mean(-1))
+    for pair, other in zip(ranking.pairs, mirrored.pairs, strict=True):
+        np.testing.assert_allclose(
+            [pair.difference.mean, pair.p, pair.chance.low], [other.difference.mean, other.p, other.chance.low]
+        )
+
+
 def test_a_lone_method_is_a_group_without_pairs():
     ranking = rank([[0.1, 0.2]])
     assert (ranking.order, ranking.pairs, ranking.letters) == ((0,), (), ("a",))
@@ -193,3 +208,59 @@ def test_the_estimate_of_optimism_is_unbiased(experiment):
     found = experiment.selection(experiment.RATES["near"], 5, TRIALS, np.random.default_rng(5))
     assert abs(found.bias) < 4 * found.error
     assert found.optimism > 40 * found.error  # large enough for the bias to be seen
+
+
+def test_over_weights_gives_the_scores_at_each_weight():
+    real, hard, syn, rdm = np.random.default_rng(0).uniform(size=(4, 3, 5))  # three methods, five seeds
+    scores = over_weights(hard - real, syn - rdm, [0, 0.3, 1])
+    assert scores.shape == (3, 3)
+    for column, weight in enumerate((0, 0.3, 1)):
+        alpha = weight * (syn - rdm) - (1 - weight) * (real - hard)
+        expected = (np.exp(alpha) - np.exp(-1)) / (np.exp(1) - np.exp(-1))
+        np.testing.assert_allclose(scores[:, column], expected.mean(-1))
+
+
+def test_weights_outside_the_unit_interval_are_refused():
+    with pytest.raises(InputError, match=r"weight\[0\] is 1\.1"):
+        over_weights([[0.0]], [[1.0]], [1.1])
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_kendalls_tau_equals_scipys(ties):
+    scores, others = np.random.default_rng(1).normal(size=(2, 4, 9))
+    if ties:
+        scores, others = np.round(scores), np.round(others)
+    expected = [stats.kendalltau(a, b).statistic for a, b in zip(scores, others, strict=True)]
+    np.testing.assert_allclose(kendall(scores, others), expected)
+
+
+def test_kendalls_tau_is_undefined_where_all_are_equal():
+    assert np.isnan(kendall([1, 1, 1], [1, 2, 3]))
+
+
+def test_agreement_turns_where_the_order_turns():
+    start, end = [[0.0], [0.2]], [[0.6], [0.2]]  # equal at 1/3
+    np.testing.assert_array_equal(agreement(start, end, [0, 0.3, 0.4, 0.5, 1]), [-1, -1, 1, 1, 1])
+
+
+def test_the_intervals_of_being_first_are_exact():
+    # lines 0 → 0.6, 0.2 → 0.2, 0.3 → −0.3, and one that is below another everywhere
+    first = first_between([[0.0], [0.2], [0.3], [-0.1]], [[0.6], [0.2], [-0.3], [0.5]])
+    np.testing.assert_allclose(first[2], (0, 1 / 6))
+    np.testing.assert_allclose(first[1], (1 / 6, 1 / 3))
+    np.testing.assert_allclose(first[0], (1 / 3, 1))
+    assert first[3] is None
+
+
+def test_the_first_agrees_with_many_weights():
+    # equal seeds, so that the mean score is the score of the mean
+    start, end = np.random.default_rng(2).uniform(-0.5, 0.5, (2, 8, 1))
+    weights = np.linspace(0, 1, 1001)
+    winners = over_weights(start, end, weights).argmax(0)
+    for method, interval in enumerate(first_between(start, end)):
+        inside = np.zeros(1001, bool) if interval is None else (weights >= interval[0]) & (weights <= interval[1])
+        assert (inside != (winners == method)).sum() <= 2  # the crossings themselves belong to both
+
+
+def test_equal_methods_are_first_together_and_a_touch_is_no_interval():
+    assert first_between([[0.1], [0.1], [0.1]], [[0.2], [0.2], [0.0]]) == ((0.0, 1.0), (0.0, 1.0), None)
