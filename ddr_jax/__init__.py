@@ -1,118 +1,61 @@
 """ddr_jax: robust scores for distilled datasets (DD-Ranking, arXiv 2505.13300), in JAX.
 
 Names are imported when they are first used, so that the command line can answer mistakes before JAX has started.
+Augmentations (DSA, CutMix, Chain and so on) are in `ddr_jax.augmentations`.
 """
 
 from __future__ import annotations
 
+import ast
+import functools
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "Chain": "protocols.protocol",
-    "Crop": "protocols.protocol",
-    "CutMix": "protocols.protocol",
-    "DCAugmentation": "protocols.protocol",
-    "DSA": "protocols.protocol",
-    "Distilled": "data.distilled",
-    "Execution": "train.population",
-    "InputError": "types",
-    "Mixup": "protocols.protocol",
-    "PatchShuffle": "protocols.protocol",
-    "Protocol": "protocols.protocol",
-    "RandAugment": "protocols.protocol",
-    "ResizedCrop": "protocols.protocol",
-    "Result": "results.result",
-    "Runner": "train.arms",
-    "Settings": "protocols.settings",
-    "Store": "train.store",
-    "accuracy": "evaluate",
-    "augmentation_robust_score": "evaluate",
-    "compare_results": "results.comparison",
-    "cross_architecture": "evaluate",
-    "label_robust_score": "evaluate",
-    "load_dataset": "data.datasets",
-    "load_distilled": "data.distilled",
-    "load_result": "results.result",
-    "load_results": "results.comparison",
-    "load_teachers": "train.teachers",
-    "preset": "protocols.presets",
-    "save_distilled": "data.distilled",
-    "score": "evaluate",
-    "use_compilation_cache": "train.devices",
-    "use_cpu_cores": "train.population",
-}
+if TYPE_CHECKING:  # the public names, here alone: `_homes` reads them from this block
+    from ddr_jax.data.datasets import load_dataset as load_dataset
+    from ddr_jax.data.distilled import Distilled as Distilled
+    from ddr_jax.data.distilled import load_distilled as load_distilled
+    from ddr_jax.data.distilled import save_distilled as save_distilled
+    from ddr_jax.evaluate import accuracy as accuracy
+    from ddr_jax.evaluate import augmentation_robust_score as augmentation_robust_score
+    from ddr_jax.evaluate import cross_architecture as cross_architecture
+    from ddr_jax.evaluate import label_robust_score as label_robust_score
+    from ddr_jax.evaluate import score as score
+    from ddr_jax.protocols import augmentations as augmentations
+    from ddr_jax.protocols.presets import preset as preset
+    from ddr_jax.protocols.protocol import Protocol as Protocol
+    from ddr_jax.results.comparison import compare_results as compare_results
+    from ddr_jax.results.comparison import load_results as load_results
+    from ddr_jax.results.result import Result as Result
+    from ddr_jax.results.result import load_result as load_result
+    from ddr_jax.train.devices import use_compilation_cache as use_compilation_cache
+    from ddr_jax.train.population import Execution as Execution
+    from ddr_jax.train.population import use_cpu_cores as use_cpu_cores
+    from ddr_jax.train.teachers import load_teachers as load_teachers
+    from ddr_jax.types import InputError as InputError
 
-__all__ = [
-    "DSA",
-    "Chain",
-    "Crop",
-    "CutMix",
-    "DCAugmentation",
-    "Distilled",
-    "Execution",
-    "InputError",
-    "Mixup",
-    "PatchShuffle",
-    "Protocol",
-    "RandAugment",
-    "ResizedCrop",
-    "Result",
-    "Runner",
-    "Settings",
-    "Store",
-    "accuracy",
-    "augmentation_robust_score",
-    "compare_results",
-    "cross_architecture",
-    "label_robust_score",
-    "load_dataset",
-    "load_distilled",
-    "load_result",
-    "load_results",
-    "load_teachers",
-    "preset",
-    "save_distilled",
-    "score",
-    "use_compilation_cache",
-    "use_cpu_cores",
-]
 
-if TYPE_CHECKING:
-    from ddr_jax.data.datasets import load_dataset
-    from ddr_jax.data.distilled import Distilled, load_distilled, save_distilled
-    from ddr_jax.evaluate import accuracy, augmentation_robust_score, cross_architecture, label_robust_score, score
-    from ddr_jax.protocols.augmentations import (
-        DSA,
-        Chain,
-        Crop,
-        CutMix,
-        DCAugmentation,
-        Mixup,
-        PatchShuffle,
-        RandAugment,
-        ResizedCrop,
-    )
-    from ddr_jax.protocols.presets import preset
-    from ddr_jax.protocols.protocol import Protocol
-    from ddr_jax.protocols.settings import Settings
-    from ddr_jax.results.comparison import compare_results, load_results
-    from ddr_jax.results.result import Result, load_result
-    from ddr_jax.train.arms import Runner
-    from ddr_jax.train.devices import use_compilation_cache
-    from ddr_jax.train.population import Execution, use_cpu_cores
-    from ddr_jax.train.store import Store
-    from ddr_jax.train.teachers import load_teachers
-    from ddr_jax.types import InputError
+@functools.cache
+def _homes() -> dict[str, str]:
+    """The module of every public name."""
+    tree = ast.parse(Path(__file__).read_text(encoding="utf-8"))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    return {node.names[0].name: str(node.module) for node in block.body if isinstance(node, ast.ImportFrom)}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name == "__all__":
+        return sorted(_homes())
+    if name not in _homes():
         raise AttributeError(f"module 'ddr_jax' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"ddr_jax.{_HOMES[name]}"), name)
+    home = _homes()[name]
+    if name == "augmentations":
+        return importlib.import_module(f"{home}.{name}")
+    return getattr(importlib.import_module(home), name)
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted(_homes())

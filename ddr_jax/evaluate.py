@@ -14,14 +14,16 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ddr_jax import nets, rates
 from ddr_jax.data import baselines, datasets, distilled
-from ddr_jax.data.distilled import Distilled
+from ddr_jax.data.datasets import as_real
+from ddr_jax.data.distilled import Sets
 from ddr_jax.protocols import presets
 from ddr_jax.protocols.augmentations import augmentation, of_pixels
 from ddr_jax.protocols.plain import knobs, verify
@@ -30,29 +32,27 @@ from ddr_jax.protocols.settings import Settings
 from ddr_jax.results.cross import CrossArchitecture
 from ddr_jax.results.result import Result
 from ddr_jax.scores.readout import read
-from ddr_jax.scores.table import arms_of
+from ddr_jax.scores.table import SCORES, arms_of
 from ddr_jax.train import provenance
 from ddr_jax.train.arms import Arm, Finished, OnProgress, Runner, TrainingSet, train_arms
 from ddr_jax.train.losses import soften
 from ddr_jax.train.population import Execution, default_execution
 from ddr_jax.train.store import Store
 from ddr_jax.train.teachers import Teachers, label, teacher_features
-from ddr_jax.types import DistilledSets, InputError, RealData, fingerprint, nearest
+from ddr_jax.types import AnyPath, DistilledSets, InputError, RealData, fingerprint, nearest
 
 DRAWS = 2**31 - 1  # the stream of random subsets; seeds are far below it
 OF_RESULTS = ("scores", "protocol", "key", "given_teachers")  # settings that are no further arguments of `score`
 
-Sets = Distilled | Sequence[Distilled] | DistilledSets
-
 
 def score(
     sets: Sets,
-    real: RealData,
+    real: RealData | AnyPath,
     protocol: Protocol | str | None = None,
     scores: Sequence[str] = ("lrs",),
     *,
     key: jax.Array | int | None = None,
-    store: str | PathLike[str] | None = None,
+    store: AnyPath | None = None,
     execution: Execution | None = None,
     on_progress: OnProgress | None = None,
     teachers: Teachers | int = 1,
@@ -64,8 +64,9 @@ def score(
     included; with soft or teacher labels it is the same protocol with hard labels and without augmentation.
 
     Args:
-        sets: distilled sets, all with the same number of images in each class.
-        real: the real data that the sets stand for.
+        sets: distilled sets, all with the same number of images in each class: paths, dictionaries of arrays, what
+            `load_distilled` gave, one or a sequence of them, or sets that are prepared already.
+        real: the real data that the sets stand for: a name, a path, or what `load_dataset` gave.
         protocol: of students trained on the sets and on the random baselines, or the name of a preset. None is
             `Protocol()`, and with DSA where a score compares augmentations, without flips where they change a class.
         scores: names of `scores.table.SCORES`, such as accuracy, lrs, ars.
@@ -83,24 +84,29 @@ def score(
     Raises:
         InputError: if an argument has a wrong type or is out of range, or the sets do not fit the real data.
     """
-    settings = _settings(real, protocol, tuple(scores), teachers, options)
+    real = as_real(real)
+    settings = _settings(real, protocol, _names(scores), teachers, options)
     given = teachers if isinstance(teachers, Teachers) else None
+    verify("execution", Execution | None, execution)
+    verify("store", str | PathLike | None, store)
     runner = Runner(None if store is None else Store(Path(store)), execution, on_progress)
     return evaluate(sets, real, settings, key=_key(key), runner=runner, given_teachers=given)
 
 
-def accuracy(sets: Sets, real: RealData, protocol: Protocol | str | None = None, **options: Any) -> Result:
+def accuracy(sets: Sets, real: RealData | AnyPath, protocol: Protocol | str | None = None, **options: Any) -> Result:
     """Test accuracy of students trained on each distilled set; arguments as for `score`."""
     return score(sets, real, protocol, ("accuracy",), **options)
 
 
-def label_robust_score(sets: Sets, real: RealData, protocol: Protocol | str | None = None, **options: Any) -> Result:
+def label_robust_score(
+    sets: Sets, real: RealData | AnyPath, protocol: Protocol | str | None = None, **options: Any
+) -> Result:
     """HLR, IOR and LRS of distilled sets (arXiv 2505.13300); arguments as for `score`, `weight` being w."""
     return score(sets, real, protocol, ("lrs",), **options)
 
 
 def augmentation_robust_score(
-    sets: Sets, real: RealData, protocol: Protocol | str | None = None, **options: Any
+    sets: Sets, real: RealData | AnyPath, protocol: Protocol | str | None = None, **options: Any
 ) -> Result:
     """ARS of distilled sets (arXiv 2505.13300); arguments as for `score`, `weight` being γ."""
     return score(sets, real, protocol, ("ars",), **options)
@@ -108,7 +114,7 @@ def augmentation_robust_score(
 
 def cross_architecture(
     sets: Sets,
-    real: RealData,
+    real: RealData | AnyPath,
     protocol: Protocol | str | None = None,
     scores: Sequence[str] = ("lrs",),
     *,
@@ -122,7 +128,8 @@ def cross_architecture(
     Raises:
         InputError: for fewer than two different architectures, and as `score` does.
     """
-    protocol = _protocol(real, protocol, tuple(scores))
+    real = as_real(real)
+    protocol = _protocol(real, protocol, _names(scores))
 
     def one(student: str) -> Result:
         of_real = options.get("real_protocol")
@@ -170,8 +177,19 @@ def _protocol(real: RealData, protocol: Protocol | str | None, scores: tuple[str
     return protocol
 
 
+def _names(scores: Sequence[str]) -> tuple[str, ...]:
+    names = (scores,) if isinstance(scores, str) else tuple(scores)
+    for name in names:
+        verify("score", Literal[tuple(SCORES)], name)
+    return names
+
+
 def _key(key: jax.Array | int | None) -> jax.Array:
-    return jax.random.key(key or 0) if isinstance(key, int | None) else key
+    if isinstance(key, int | None):
+        return jax.random.key(key or 0)
+    if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape:
+        raise InputError(f"key is {key!r}; expected a seed, or one key of jax.random.key")
+    return key
 
 
 def evaluate(
@@ -197,7 +215,7 @@ def evaluate(
         given_teachers=None if given_teachers is None else given_teachers.digest,
     )
     real = (datasets.with_validation if settings.chooses_on_validation else datasets.without_validation)(real)
-    prepared = sets if isinstance(sets, DistilledSets) else distilled.prepare(sets, real)
+    prepared = distilled.prepare(sets, real)
     _check(settings, prepared, real)
     with _remembering(runner or Runner(), settings) as runner:
         rounds = [_round(prepared, real, _start(settings), key, runner, given_teachers)]

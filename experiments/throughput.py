@@ -411,7 +411,7 @@ class Ours:
 
         half = max(self.sizes.epochs // 2, 1)
         fields = {"width": self.sizes.width, "epochs": self.sizes.epochs, "batch_size": BATCH, "lr": (SYN_RATE,)}
-        fields |= {"step_size": half, "augment": ddr.DSA(), "momentum": MOMENTUM, "weight_decay": DECAY}
+        fields |= {"step_size": half, "augment": ddr.augmentations.DSA(), "momentum": MOMENTUM, "weight_decay": DECAY}
         return ddr.Protocol(student=f"ConvNet-{LAYERS}", **fields | changes)
 
     def lrs(self, tests: bool) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def test_options_reach_the_settings(saved):
         loss="kl",
         temperature=3.0,
         scale_loss=True,
-        augment=ddr.DSA(operations=("color", "crop")),
+        augment=ddr.augmentations.DSA(operations=("color", "crop")),
         readout="best",
     )
     assert settings.protocol == protocol

@@ -11,8 +11,6 @@ from ddr_jax.data.distilled import Distilled
 from ddr_jax.protocols.protocol import Protocol
 from ddr_jax.protocols.settings import Settings
 from ddr_jax.results.result import Result
-from ddr_jax.train.arms import Runner
-from ddr_jax.train.store import Store
 from ddr_jax.types import ArmTable
 
 RATES = (0.01, 0.1, 1.0)
@@ -89,9 +87,8 @@ def test_an_evaluation_extends_its_grid_and_trains_no_student_twice(real, mine):
 
 def test_students_of_an_earlier_evaluation_are_counted_once_over_all_rounds(real, mine, tmp_path):
     protocol = Protocol(student="ConvNet-1", width=4, epochs=1, lr=(1e-6, 1e-5))
-    runner = Runner(Store(tmp_path))
-    ddr.accuracy(mine, real, protocol, seeds=2, runner=runner, extend_grid=1)
-    found = ddr.accuracy(mine, real, protocol, seeds=2, runner=runner, extend_grid=2)
+    ddr.accuracy(mine, real, protocol, seeds=2, store=tmp_path, extend_grid=1)
+    found = ddr.accuracy(mine, real, protocol, seeds=2, store=tmp_path, extend_grid=2)
     assert (found.times["students_trained"], found.times["students_reused"]) == (2, 3 * 2)
 
 

@@ -17,6 +17,7 @@ import functools
 import inspect
 import math
 import numbers
+import os
 import textwrap
 from collections.abc import Callable, Mapping
 from itertools import pairwise
@@ -100,7 +101,7 @@ def verify(name: str, hint: Any, value: Any) -> None:
             if isinstance(must, Must) and value is not None and not must.holds(value):
                 raise InputError(f"{name} is {value}; expected {must.expected}")
     elif origin in (Union, UnionType):
-        _first_of(parts, lambda part: verify(name, part, value))
+        _first_of(name, hint, value, verify)
     elif origin is Literal:
         if value not in parts:
             raise InputError(f"Unknown {name} {value!r}: {nearest(str(value), parts)}")
@@ -119,15 +120,15 @@ def _verify_tuple(name: str, hint: Any, value: Any) -> None:
         verify(name, parts[0] if variadic else parts[place], entry)
 
 
-def _first_of(parts: tuple[Any, ...], attempt: Callable[[Any], Any]) -> Any:
-    """What the first part that raises no InputError gives; else raises the first error of a part that is not None."""
+def _first_of(name: str, hint: Any, value: Any, attempt: Callable[[str, Any, Any], Any]) -> Any:
+    """What the first part of a union that raises no InputError gives; raises one where there is none."""
     errors = []
-    for part in parts:
+    for part in get_args(hint):
         try:
-            return attempt(part)
+            return attempt(name, part, value)
         except InputError as error:
             errors += [] if part is NoneType else [error]
-    raise errors[0]
+    raise errors[0] if len(errors) == 1 else InputError(f"{name} is {value!r}; expected {words(hint)}")
 
 
 def _is(hint: Any, value: Any) -> bool:
@@ -153,9 +154,10 @@ def words(hint: Any) -> str:
     if origin is Literal:
         return ", ".join(map(str, parts))
     named = {int: "a whole number", float: "a number", bool: "true or false", Path: "a path", dict: "a table"}
+    named |= {str: "text (in quotes if need be)", os.PathLike: "a path"}
     if hasattr(hint, "kind"):
         return "a table with a kind, such as {kind: cutmix}"
-    return named.get(origin or hint, "text (in quotes if need be)" if hint is str else "something else")
+    return named.get(origin or hint, f"a {hint.__name__}")
 
 
 def to_plain(value: Any) -> Any:
@@ -189,7 +191,7 @@ def from_plain(hint: Any, value: Any, name: str = "value") -> Any:
     if origin is Annotated:
         return from_plain(parts[0], value, name)
     if origin in (Union, UnionType):
-        return _union(parts, value, name)
+        return _union(hint, value, name)
     if origin is tuple:
         entries = value if isinstance(value, list | tuple) else [value]
         every = parts[:1] * len(entries) if parts[-1] is Ellipsis else parts
@@ -206,12 +208,12 @@ def from_plain(hint: Any, value: Any, name: str = "value") -> Any:
     return float(value) if hint is float else value
 
 
-def _union(parts: tuple[Any, ...], value: Any, name: str) -> Any:
-    kinds = {part.kind: part for part in parts if hasattr(part, "kind")}
+def _union(hint: Any, value: Any, name: str) -> Any:
+    kinds = {part.kind: part for part in get_args(hint) if hasattr(part, "kind")}
     if kinds and isinstance(value, Mapping):
         verify("kind of augmentation", Literal[tuple(kinds)], value.get("kind"))
         return _dataclass(kinds[value["kind"]], {k: v for k, v in value.items() if k != "kind"}, name)
-    return _first_of(parts, lambda part: from_plain(part, value, name))
+    return _first_of(name, hint, value, lambda name, part, value: from_plain(part, value, name))
 
 
 def _dataclass(kind: Any, value: Any, name: str) -> Any:
