@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from ddr_jax.protocols.protocol import DSA, Protocol
+from ddr_jax.protocols.augmentations import DSA
+from ddr_jax.protocols.protocol import Protocol
 from ddr_jax.protocols.settings import Settings
 from ddr_jax.results.result import Result
 from ddr_jax.types import ArmTable

@@ -7,7 +7,6 @@ import made
 import numpy as np
 import pytest
 
-from ddr_jax.protocols import settings
 from ddr_jax.results.comparison import compare_results
 from ddr_jax.results.cross import CrossArchitecture
 from ddr_jax.results.result import Result, load_result
@@ -34,7 +33,6 @@ def made_up(monkeypatch):
     """Two scores that nothing but the table knows: `gap`, lower is better, and `blend`, with a weight."""
     monkeypatch.setitem(SCORES, "gap", GAP)
     monkeypatch.setitem(SCORES, "blend", BLEND)
-    monkeypatch.setattr(settings, "SCORES", tuple(SCORES), raising=False)
 
 
 @pytest.mark.usefixtures("made_up")

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from ddr_jax.data import spaces
-from ddr_jax.data.spaces import Normalised, fit
+from ddr_jax.data.spaces import Normalised
 from ddr_jax.results import pictures
 from ddr_jax.types import DistilledSets, InputError, RealData, Split
 
