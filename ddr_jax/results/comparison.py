@@ -271,7 +271,7 @@ def _ranking_table(comparison: Comparison, score: str) -> Table:
     ranked, row = comparison.rankings[score], SCORES[score]
     at, head, where = "", (), [()] * len(ranked.order)
     if row.letter:
-        at, head = f" at {row.letter} = {comparison.weight:g}", (f"best for {row.letter} in",)
+        at, head = f" at {row.letter} = {comparison.weight:g}", (f"first for {row.letter} in",)
         where = [("–" if each is None else f"{each[0]:.3f} … {each[1]:.3f}",) for each in comparison.first(score)]
     rows = (
         (str(place + 1), comparison.names[m], *cells(ranked.means[m]), ranked.letters[m], *where[m])

@@ -41,9 +41,7 @@ def _draw_images(axes, sets: DistilledSets, real: RealData) -> None:
     gap = max(1, h // 16)
     grid = np.ones((len(rows), max(map(len, rows)), h + gap, w + gap, k))
     for row, positions in zip(grid, rows, strict=True):
-        images = sets.images[0, positions]
-        pixels = real.space.pixels(images)
-        row[: len(positions), :h, :w] = np.clip(pixels, 0, 1)
+        row[: len(positions), :h, :w] = np.clip(real.space.pixels(sets.images[0, positions]), 0, 1)
     sheet = np.vstack([np.hstack(list(row)) for row in grid])[:-gap, :-gap]
     axes.imshow(sheet.squeeze(-1) if k == 1 else sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_title(f"{sets.names[0]}, in order of class", fontsize=10)

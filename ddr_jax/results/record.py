@@ -74,11 +74,11 @@ class Record:
         if self.settings.real_accuracy is not None:
             known["real-hard"] = self.settings.real_accuracy
         shape = len(self.data_names), self.settings.seeds
-        return {arm: np.broadcast_to(known[arm], shape) for arm in table.arms_of(self.settings.scores)}
+        return {arm: np.broadcast_to(known[arm], shape) for arm in self.settings.arms}
 
     @functools.cached_property
     def shown(self) -> dict[str, table.Score]:
-        """The scores that were asked for and those that are shown with them, by name."""
+        """The rows of the table of scores: those asked for and those shown with them, by name."""
         return table.shown(self.settings.scores, self.settings.original_formula)
 
     @functools.cached_property

@@ -49,7 +49,7 @@ class Pair:
         adjusted: the same after Holm's correction for all pairs.
         distinct: whether `adjusted` is at most the level.
         chance: that `better` scores better on a new seed (see `chance_of_better`).
-        seeds: how many would separate them (see `seeds_to_separate`) at the level's equal share among all pairs.
+        seeds: how many would separate them (see `seeds_to_separate`), where each pair has an equal share of the level.
     """
 
     better: int
@@ -140,9 +140,9 @@ def holm(p: ArrayLike) -> np.ndarray:
 def chance_of_better(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Chance:
     """P(A > B) + ½ P(A = B) on a new seed, from a and b (..., S): Φ(d) of their differences' mean / deviation d.
 
-    It is about one seed and not about means: a small difference that every seed shows has chance 1. Differences
-    are taken as normal; the interval inverts the noncentral t distribution of √S · d, and has no width where all
-    seeds differ by the same amount, unless that is 0.
+    It is about one seed, not about means: a small difference that every seed shows has chance 1. Differences are
+    assumed to be normal. The interval inverts the noncentral t distribution of √S · d; it has no width where all
+    seeds differ by the same amount other than 0.
     Cumming & Finch 2001, Educational and Psychological Measurement 61.
     """
     effect, n = _effect(a, b)
@@ -182,7 +182,7 @@ def seeds_to_separate(a: ArrayLike, b: ArrayLike, power: float = POWER, level: f
     """How many seeds, 2 or more, let the paired t-test find a difference such as that of a and b (S,) with `power`.
 
     It takes the observed mean and deviation for the true ones, and is as uncertain as they are. None where the
-    means are equal or a million seeds would not do.
+    means are equal or a million seeds are too few.
 
     Raises:
         InputError: as `rank`.
@@ -201,10 +201,10 @@ def seeds_to_separate(a: ArrayLike, b: ArrayLike, power: float = POWER, level: f
 
 
 def groups(order: Sequence[int], distinct: Iterable[tuple[int, int]]) -> tuple[tuple[int, ...], ...]:
-    """The largest groups of methods no two of which are distinct, each in the order given, the best group first.
+    """The largest groups of methods without a distinct pair, each in the order given, the best group first.
 
     Found by insertion and absorption (Piepho 2004, Journal of Computational and Graphical Statistics 13): a group
-    with a distinct pair becomes two, without the one and without the other, and groups within others are dropped.
+    with a distinct pair becomes two, each without one of the pair, and groups within others are dropped.
     """
     place = {method: i for i, method in enumerate(order)}
     found = [frozenset(order)]
