@@ -1,26 +1,22 @@
-"""Augmentation of a training batch by any of the protocol's augmentations."""
+"""Any of the protocol's augmentations of a batch: a new one is a row of `AUGMENTATIONS` and a function of its own."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 
-from ddr_jax.augment.crop import horizontal_flip, patch_shuffle, random_crop, random_resized_crop
+from ddr_jax.augment.crop import patch_shuffle, random_crop, random_resized_crop
 from ddr_jax.augment.dc import dc
 from ddr_jax.augment.dsa import dsa
 from ddr_jax.augment.mix import cutmix, mixup
 from ddr_jax.augment.randaugment import randaugment
-from ddr_jax.protocols.protocol import (
-    DSA,
-    Augmentation,
-    Chain,
-    Crop,
-    CutMix,
-    DCAugmentation,
-    Mixup,
-    PatchShuffle,
-    RandAugment,
-)
+from ddr_jax.protocols import protocol
+from ddr_jax.protocols.protocol import Augmentation
+
+Batch = tuple[jax.Array, jax.Array]  # images (B, H, W, K) and targets (B, C)
 
 
 def apply(
@@ -30,7 +26,7 @@ def apply(
     config: Augmentation,
     mean: jax.Array | np.ndarray | float = 0.0,
     std: jax.Array | np.ndarray | float = 1.0,
-) -> tuple[jax.Array, jax.Array]:
+) -> Batch:
     """Images (B, H, W, K) and targets (B, C) after an augmentation; only mixtures change targets.
 
     `mean` and `std` (K,), in units of pixels in [0, 1], say how the images were normalised; RandAugment needs them.
@@ -39,26 +35,35 @@ def apply(
         InputError: where a side is not a multiple of a patch shuffle's factor, or images of RandAugment are neither
             grey nor RGB.
     """
-    match config:
-        case Chain():
-            for step, step_key in zip(config.steps, jax.random.split(key, len(config.steps)), strict=True):
-                images, targets = apply(step_key, images, targets, step, mean, std)
-            return images, targets
-        case Mixup():
-            return mixup(key, images, targets, config.alpha, mix_targets=config.mix_targets)
-        case CutMix():
-            return cutmix(key, images, targets, config.beta, mix_targets=config.mix_targets)
-        case DSA():
-            return dsa(key, images, config), targets
-        case DCAugmentation():
-            return dc(key, images, config), targets
-        case RandAugment():
-            return randaugment(key, images, config, mean, std), targets
-        case PatchShuffle():
-            return patch_shuffle(key, images, config.factor), targets
-    crop_key, flip_key = jax.random.split(key)
-    if isinstance(config, Crop):
-        images = random_crop(crop_key, images, config.padding)
-    else:
-        images = random_resized_crop(crop_key, images, config.scale, config.ratio)
-    return horizontal_flip(flip_key, images, config.flip), targets
+    return AUGMENTATIONS[type(config)](key, images, targets, config, mean, std)
+
+
+def _chain(key, images, targets, config, mean, std) -> Batch:
+    for step, step_key in zip(config.steps, jax.random.split(key, len(config.steps)), strict=True):
+        images, targets = apply(step_key, images, targets, step, mean, std)
+    return images, targets
+
+
+def _of_images(function: Callable[..., jax.Array]) -> Callable[..., Batch]:
+    return lambda key, images, targets, config, mean, std: (function(key, images, config), targets)
+
+
+def _of_pixels(function: Callable[..., jax.Array]) -> Callable[..., Batch]:
+    return lambda key, images, targets, config, mean, std: (function(key, images, config, mean, std), targets)
+
+
+def _of_both(function: Callable[..., Batch]) -> Callable[..., Batch]:
+    return lambda key, images, targets, config, mean, std: function(key, images, targets, config)
+
+
+AUGMENTATIONS: dict[type[Any], Callable[..., Batch]] = {
+    protocol.DSA: _of_images(dsa),
+    protocol.DCAugmentation: _of_images(dc),
+    protocol.Crop: _of_images(random_crop),
+    protocol.ResizedCrop: _of_images(random_resized_crop),
+    protocol.PatchShuffle: _of_images(patch_shuffle),
+    protocol.RandAugment: _of_pixels(randaugment),
+    protocol.Mixup: _of_both(mixup),
+    protocol.CutMix: _of_both(cutmix),
+    protocol.Chain: _chain,
+}

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ddr_jax.augment import interpolate
+from ddr_jax.protocols.protocol import Crop, PatchShuffle, ResizedCrop
 from ddr_jax.types import InputError
 
 
@@ -56,15 +57,40 @@ def crop_sides(
     return heights, widths
 
 
-def patch_shuffle(key: jax.Array, images: jax.Array, factor: int) -> jax.Array:
-    """Images cut into `factor` columns and as many rows that change places, each image in its own order.
+def random_crop(key: jax.Array, images: jax.Array, config: Crop) -> jax.Array:
+    """Images padded by `config.padding` pixels of 0 on every side and cropped to (H, W) anywhere, then `mirrored`."""
+    crop_key, flip_key = jax.random.split(key)
+    most = config.padding
+    shifts = per_side(lambda key, batch, side: jax.random.randint(key, (batch,), -most, most + 1), crop_key, images)
+    return mirrored(flip_key, crop(images, *shifts), config.flip)
+
+
+def random_resized_crop(key: jax.Array, images: jax.Array, config: ResizedCrop) -> jax.Array:
+    """A box of each image, its sides by `crop_sides`, anywhere in the image, enlarged to (H, W), then `mirrored`."""
+    b, h, w, _ = images.shape
+    crop_key, flip_key = jax.random.split(key)
+    sides_key, top_key, left_key = jax.random.split(crop_key, 3)
+    heights, widths = crop_sides(sides_key, b, h, w, config.scale, config.ratio)
+    tops = jax.random.randint(top_key, (b,), 0, h - heights + 1)
+    lefts = jax.random.randint(left_key, (b,), 0, w - widths + 1)
+    return mirrored(flip_key, resized_crop(images, tops, lefts, heights, widths), config.flip)
+
+
+def mirrored(key: jax.Array, images: jax.Array, probability: float) -> jax.Array:
+    """Images, each mirrored left to right with that probability."""
+    return flip(images, jax.random.uniform(key, (len(images),)), probability)
+
+
+def patch_shuffle(key: jax.Array, images: jax.Array, config: PatchShuffle) -> jax.Array:
+    """Images cut into `config.factor` columns and as many rows, which change places; each image has its own order.
 
     RDED (Sun et al. 2024, arXiv 2312.03526) trains so: columns are shuffled whole, then rows.
 
     Raises:
-        InputError: if a side is not a multiple of `factor`.
+        InputError: if a side is not a multiple of the factor.
     """
     _, h, w, _ = images.shape
+    factor = config.factor
     if h % factor or w % factor:
         raise InputError(
             f"Images of {h} × {w} pixels cannot be cut into {factor} × {factor} equal patches: choose a factor of "
@@ -74,48 +100,11 @@ def patch_shuffle(key: jax.Array, images: jax.Array, factor: int) -> jax.Array:
     return _shuffle_strips(row_key, _shuffle_strips(column_key, images, factor, axis=2), factor, axis=1)
 
 
-def _shuffle_strips(key: jax.Array, images: jax.Array, factor: int, axis: int) -> jax.Array:
-    side = images.shape[axis]
-    places = jnp.tile(jnp.arange(factor), (len(images), 1))
-    order = jax.random.permutation(key, places, axis=1, independent=True)
-    pixels = (order[:, :, None] * (side // factor) + jnp.arange(side // factor)).reshape(len(images), side)
-    return jnp.take_along_axis(images, jnp.expand_dims(pixels, (3 - axis, 3)), axis=axis)
-
-
-def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
-    """Images padded by that many pixels of 0 on every side and cropped to (H, W), anywhere, each on its own."""
-
-    def shifts(key: jax.Array, batch: int, side: int, padding: int) -> jax.Array:
-        return jax.random.randint(key, (batch,), -padding, padding + 1)
-
-    return crop(images, *per_side(shifts, key, images, padding))
-
-
-def horizontal_flip(key: jax.Array, images: jax.Array, probability: jax.Array | float) -> jax.Array:
-    """Images mirrored left to right with that probability, each on its own."""
-    return flip(images, jax.random.uniform(key, (len(images),)), probability)
-
-
-def random_resized_crop(
-    key: jax.Array, images: jax.Array, scale: tuple[float, float], ratio: tuple[float, float]
-) -> jax.Array:
-    """A box of each image, its sides by `crop_sides`, anywhere in the image, enlarged to (H, W).
-
-    `scale` are the least and greatest shares of the area, in (0, 1]; `ratio` those of width / height, above 0.
-    """
-    b, h, w, _ = images.shape
-    sides_key, top_key, left_key = jax.random.split(key, 3)
-    heights, widths = crop_sides(sides_key, b, h, w, scale, ratio)
-    tops = jax.random.randint(top_key, (b,), 0, h - heights + 1)
-    lefts = jax.random.randint(left_key, (b,), 0, w - widths + 1)
-    return resized_crop(images, tops, lefts, heights, widths)
-
-
-def per_side(draw: Callable, key: jax.Array, images: jax.Array, size: float) -> tuple[jax.Array, jax.Array]:
-    """What `draw(key, B, side, size)` gives for the rows and for the columns of images (B, H, W, K)."""
+def per_side(draw: Callable[..., jax.Array], key: jax.Array, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """What `draw(key, B, side)` gives for the rows and for the columns of images (B, H, W, K)."""
     b, h, w, _ = images.shape
     row_key, col_key = jax.random.split(key)
-    return draw(row_key, b, h, size), draw(col_key, b, w, size)
+    return draw(row_key, b, h), draw(col_key, b, w)
 
 
 def per_image(draws: jax.Array) -> jax.Array:
@@ -127,3 +116,11 @@ def _stretched(first: jax.Array, sizes: jax.Array, side: int) -> jax.Array:
     """Where a side's pixels are read when a box of `sizes` (B,) from pixel `first` (B,) fills it: (B, side)."""
     within = (jnp.arange(side) + 0.5) * sizes[:, None] / side - 0.5
     return first[:, None] + jnp.clip(within, 0, sizes[:, None] - 1)
+
+
+def _shuffle_strips(key: jax.Array, images: jax.Array, factor: int, axis: int) -> jax.Array:
+    side = images.shape[axis]
+    places = jnp.tile(jnp.arange(factor), (len(images), 1))
+    order = jax.random.permutation(key, places, axis=1, independent=True)
+    pixels = (order[:, :, None] * (side // factor) + jnp.arange(side // factor)).reshape(len(images), side)
+    return jnp.take_along_axis(images, jnp.expand_dims(pixels, (3 - axis, 3)), axis=axis)

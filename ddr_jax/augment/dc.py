@@ -1,4 +1,4 @@
-"""How DC (Zhao et al. 2021, arXiv 2006.05929) augments MNIST: one operation per image (H, W, K)."""
+"""How DC (Zhao et al. 2021, arXiv 2006.05929) augments MNIST: one operation for each image (H, W, K)."""
 
 from __future__ import annotations
 
@@ -37,35 +37,34 @@ def spline_rotate(images: jax.Array, degrees: jax.Array, fill: jax.Array | float
 
 
 def dc(key: jax.Array, images: jax.Array, config: DCAugmentation) -> jax.Array:
-    """Each image (B, H, W, K) after one operation of its own, of `DC_OPERATIONS`: those of DC's code on MNIST."""
-    which_key, *keys = jax.random.split(key, 1 + len(DC_OPERATIONS))
-    which = jax.random.randint(which_key, (len(images),), 0, len(DC_OPERATIONS))
-    changed = [DC_OPERATIONS[name](k, images, config) for name, k in zip(DC_OPERATIONS, keys, strict=True)]
+    """Each image (B, H, W, K) after one operation of its own: a crop, a scaling or a turn, as DC's code draws them."""
+    which_key, *keys = jax.random.split(key, 1 + len(OPERATIONS))
+    which = jax.random.randint(which_key, (len(images),), 0, len(OPERATIONS))
+    changed = [operate(k, images, config) for operate, k in zip(OPERATIONS, keys, strict=True)]
     return jax.lax.select_n(jnp.broadcast_to(per_image(which), images.shape), *changed)
 
 
-def _dc_crop(key: jax.Array, images: jax.Array, config: DCAugmentation) -> jax.Array:
-    def shifts(key: jax.Array, batch: int, side: int, padding: int) -> jax.Array:
-        # DC's code never draws the last of the 2 · padding + 1 places
-        return jax.random.randint(key, (batch,), -padding, padding)
+def _crop(key: jax.Array, images: jax.Array, config: DCAugmentation) -> jax.Array:
+    most = config.crop
+    # DC's code never draws the last of the 2 · padding + 1 places
+    shifts = per_side(lambda key, batch, side: jax.random.randint(key, (batch,), -most, most), key, images)
+    return crop(images, *shifts, fill=images.mean(axis=(0, 1, 2)))
 
-    return crop(images, *per_side(shifts, key, images, config.crop), fill=images.mean(axis=(0, 1, 2)))
 
-
-def _dc_scale(key: jax.Array, images: jax.Array, config: DCAugmentation) -> jax.Array:
-    def sides(key: jax.Array, batch: int, side: int, most: float) -> jax.Array:
-        factors = jax.random.uniform(key, (batch,), minval=1 - most, maxval=1 + most)
+def _scale(key: jax.Array, images: jax.Array, config: DCAugmentation) -> jax.Array:
+    def sides(key: jax.Array, batch: int, side: int) -> jax.Array:
+        factors = jax.random.uniform(key, (batch,), minval=1 - config.scale, maxval=1 + config.scale)
         return jnp.maximum(factors * side, 1).astype(jnp.int32)
 
-    return nearest_scale(images, *per_side(sides, key, images, config.scale))
+    return nearest_scale(images, *per_side(sides, key, images))
 
 
-def _dc_rotate(key: jax.Array, images: jax.Array, config: DCAugmentation) -> jax.Array:
+def _rotate(key: jax.Array, images: jax.Array, config: DCAugmentation) -> jax.Array:
     degrees = jax.random.randint(key, (len(images),), -config.rotate, max(config.rotate, 1))
     return spline_rotate(images, degrees, images.mean())
 
 
-DC_OPERATIONS = {"crop": _dc_crop, "scale": _dc_scale, "rotate": _dc_rotate}
+OPERATIONS = (_crop, _scale, _rotate)
 
 
 def _resized(sizes: jax.Array, side: int, canvas: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ strengths are those of `protocol.DSA`. Outside an image all is 0, the mean colou
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -79,17 +80,17 @@ def dsa(key: jax.Array, images: jax.Array, config: DSA) -> jax.Array:
 
     Strengths are drawn per image, or once for the whole batch (`config.siamese`).
     """
-    operate = partial(MODES[config.mode], config=config)
+    operate = MODES[config.mode]
     if config.siamese:  # the same key for batches of one: the same draws
-        return jax.vmap(lambda image: operate(key, image[None])[0])(images)
-    return operate(key, images)
+        return jax.vmap(lambda image: operate(key, image[None], config)[0])(images)
+    return operate(key, images, config)
 
 
 def _one_operation(key: jax.Array, images: jax.Array, config: DSA) -> jax.Array:
     which_key, draw_key = jax.random.split(key)
     which = jax.random.randint(which_key, (), 0, len(config.operations))
-    branches = [partial(OPERATIONS[name], config=config) for name in config.operations]
-    return jax.lax.switch(which, branches, draw_key, images)
+    branches = [OPERATIONS[name] for name in config.operations]
+    return jax.lax.switch(which, [partial(branch, config=config) for branch in branches], draw_key, images)
 
 
 def _all_operations(key: jax.Array, images: jax.Array, config: DSA) -> jax.Array:
@@ -98,47 +99,25 @@ def _all_operations(key: jax.Array, images: jax.Array, config: DSA) -> jax.Array
     return images
 
 
-def _dsa_color(key: jax.Array, images: jax.Array, config: DSA) -> jax.Array:
+def _color(key: jax.Array, images: jax.Array, config: DSA) -> jax.Array:
     u = _uniforms(key, 3, images)
     images = brightness(images, u[0], config.brightness)
     images = saturation(images, u[1], config.saturation)
     return contrast(images, u[2], config.contrast)
 
 
-def _dsa_flip(key: jax.Array, images: jax.Array, config: DSA) -> jax.Array:
-    (u,) = _uniforms(key, 1, images)
-    return flip(images, u, config.flip)
+def _cutout(key: jax.Array, images: jax.Array, config: DSA) -> jax.Array:
+    return cutout(images, *per_side(partial(cutout_centres, share=config.cutout), key, images), config.cutout)
 
 
-def _dsa_scale(key: jax.Array, images: jax.Array, config: DSA) -> jax.Array:
-    u, v = _uniforms(key, 2, images)
-    return scale(images, u, v, config.scale)
-
-
-def _dsa_rotate(key: jax.Array, images: jax.Array, config: DSA) -> jax.Array:
-    (u,) = _uniforms(key, 1, images)
-    return rotate(images, u, config.rotate)
-
-
-def _dsa_crop(key: jax.Array, images: jax.Array, config: DSA) -> jax.Array:
-    shifts = per_side(crop_shifts, key, images, config.crop)
-    return crop(images, *shifts)
-
-
-def _dsa_cutout(key: jax.Array, images: jax.Array, config: DSA) -> jax.Array:
-    centres = per_side(cutout_centres, key, images, config.cutout)
-    return cutout(images, *centres, config.cutout)
-
-
-OPERATIONS = {
-    "scale": _dsa_scale,
-    "rotate": _dsa_rotate,
-    "flip": _dsa_flip,
-    "color": _dsa_color,
-    "crop": _dsa_crop,
-    "cutout": _dsa_cutout,
+OPERATIONS: dict[str, Callable[..., jax.Array]] = {
+    "scale": lambda key, images, config: scale(images, *_uniforms(key, 2, images), ratio=config.scale),
+    "rotate": lambda key, images, config: rotate(images, *_uniforms(key, 1, images), degrees=config.rotate),
+    "flip": lambda key, images, config: flip(images, *_uniforms(key, 1, images), probability=config.flip),
+    "color": _color,
+    "crop": lambda key, images, config: crop(images, *per_side(partial(crop_shifts, share=config.crop), key, images)),
+    "cutout": _cutout,
 }
-
 MODES = {"S": _one_operation, "M": _all_operations}
 
 

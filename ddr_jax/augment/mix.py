@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from ddr_jax.protocols.protocol import CutMix, Mixup
+
 
 def mix(x: jax.Array, order: jax.Array, share: jax.Array | float) -> jax.Array:
     """share · x + (1 − share) · x[order], for images or targets x (B, ...) and a permutation `order` (B,)."""
@@ -22,36 +24,31 @@ def cutmix_box(height: int, width: int, row: jax.Array, col: jax.Array, share: j
     return rows[:, None] & cols
 
 
-def mixup(
-    key: jax.Array, images: jax.Array, targets: jax.Array, alpha: jax.Array | float, *, mix_targets: bool = True
-) -> tuple[jax.Array, jax.Array]:
+def mixup(key: jax.Array, images: jax.Array, targets: jax.Array, config: Mixup) -> tuple[jax.Array, jax.Array]:
     """Images and targets (B, C), each mixed with another of the batch (Zhang et al. 2018, arXiv 1710.09412).
 
-    One share ~ Beta(alpha, alpha), alpha above 0, and one permutation per batch. Without `mix_targets` the targets
-    stay as they are, as in ddranking 0.2.0.
+    One share ~ Beta(alpha, alpha) and one permutation per batch. Without `config.mix_targets` the targets stay as they
+    are, as in ddranking 0.2.0.
     """
-    share, order = _mixing(key, len(images), alpha)
-    return mix(images, order, share), mix(targets, order, share) if mix_targets else targets
+    share, order = _mixing(key, len(images), config.alpha)
+    return mix(images, order, share), mix(targets, order, share) if config.mix_targets else targets
 
 
-def cutmix(
-    key: jax.Array, images: jax.Array, targets: jax.Array, beta: jax.Array | float, *, mix_targets: bool = True
-) -> tuple[jax.Array, jax.Array]:
+def cutmix(key: jax.Array, images: jax.Array, targets: jax.Array, config: CutMix) -> tuple[jax.Array, jax.Array]:
     """Images with one box filled from another of the batch, targets (B, C) mixed by its area (arXiv 1905.04899).
 
-    One `cutmix_box` for a share ~ Beta(beta, beta), beta above 0, and one permutation per batch. Without
-    `mix_targets` the targets stay as they are, as in ddranking 0.2.0.
+    One `cutmix_box` for a share ~ Beta(beta, beta) and one permutation per batch; `config.mix_targets` as in `mixup`.
     """
     _, h, w, _ = images.shape
     mixing_key, row_key, col_key = jax.random.split(key, 3)
-    share, order = _mixing(mixing_key, len(images), beta)
+    share, order = _mixing(mixing_key, len(images), config.beta)
     row, col = jax.random.randint(row_key, (), 0, h), jax.random.randint(col_key, (), 0, w)
     box = cutmix_box(h, w, row, col, share)
     filled = jnp.where(box[:, :, None], images[order], images)
-    return filled, mix(targets, order, 1 - box.mean()) if mix_targets else targets
+    return filled, mix(targets, order, 1 - box.mean()) if config.mix_targets else targets
 
 
-def _mixing(key: jax.Array, batch: int, concentration: jax.Array | float) -> tuple[jax.Array, jax.Array]:
+def _mixing(key: jax.Array, batch: int, concentration: float) -> tuple[jax.Array, jax.Array]:
     """A share ~ Beta(concentration, concentration) and a permutation (batch,)."""
     share_key, order_key = jax.random.split(key)
     share = jax.random.beta(share_key, concentration, concentration)
