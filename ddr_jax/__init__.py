@@ -17,7 +17,7 @@ _HOMES = {
     "DCAugmentation": "protocols.protocol",
     "DSA": "protocols.protocol",
     "Distilled": "data.distilled",
-    "Execution": "train.population",
+    "Execution": "train.devices",
     "InputError": "types",
     "Mixup": "protocols.protocol",
     "PatchShuffle": "protocols.protocol",
@@ -42,7 +42,7 @@ _HOMES = {
     "save_distilled": "data.distilled",
     "score": "evaluate",
     "use_compilation_cache": "train.devices",
-    "use_cpu_cores": "train.population",
+    "use_cpu_cores": "train.devices",
 }
 
 __all__ = [
@@ -101,8 +101,7 @@ if TYPE_CHECKING:
     from ddr_jax.results.comparison import compare_results, load_results
     from ddr_jax.results.result import Result, load_result
     from ddr_jax.train.arms import Runner
-    from ddr_jax.train.devices import use_compilation_cache
-    from ddr_jax.train.population import Execution, use_cpu_cores
+    from ddr_jax.train.devices import Execution, use_compilation_cache, use_cpu_cores
     from ddr_jax.train.store import Store
     from ddr_jax.train.teachers import load_teachers
     from ddr_jax.types import InputError

@@ -25,7 +25,7 @@ from ddr_jax.results.result import Result
 from ddr_jax.scores.readout import read
 from ddr_jax.train import provenance
 from ddr_jax.train.arms import Arm, Finished, Runner, TrainingSet, train_arms
-from ddr_jax.train.population import default_execution
+from ddr_jax.train.devices import default_execution
 from ddr_jax.train.store import Store
 from ddr_jax.train.teachers import Teachers, label, teacher_features
 from ddr_jax.types import DistilledSets, InputError, RealData, fingerprint

@@ -540,7 +540,7 @@ class Ours:
 
 def execution(precision: str):
     """The default execution, in another precision if it has that choice."""
-    from ddr_jax.train.population import default_execution
+    from ddr_jax.train.devices import default_execution
 
     chosen = default_execution()
     if precision == "float32":

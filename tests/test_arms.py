@@ -8,7 +8,7 @@ import pytest
 from ddr_jax.protocols.protocol import DSA, Protocol
 from ddr_jax.train import student as training
 from ddr_jax.train.arms import Arm, Runner, TrainingSet, train_arms
-from ddr_jax.train.population import Execution
+from ddr_jax.train.devices import Execution
 from ddr_jax.train.store import Store
 from ddr_jax.train.teachers import Teachers
 

@@ -14,7 +14,9 @@ import numpy as np
 
 from ddr_jax.protocols.protocol import Protocol
 from ddr_jax.train import devices, provenance
-from ddr_jax.train.population import Execution, default_execution, everywhere, train_population
+from ddr_jax.train.devices import Execution, default_execution
+from ddr_jax.train.feed import everywhere
+from ddr_jax.train.population import train_population
 from ddr_jax.train.store import Store, identity
 from ddr_jax.train.student import HELD_OUT_MULTIPLE, HeldOut, Program, Student, TrainingData
 from ddr_jax.train.teachers import Teachers
@@ -59,7 +61,7 @@ class Runner:
 
     Attributes:
         store: where finished students are looked up and kept; None keeps nothing.
-        execution: how a population uses the devices; None takes `population.default_execution`.
+        execution: how a population uses the devices; None takes `devices.default_execution`.
         on_progress: called with what is trained (arms, number of students, epochs), the images trained on since the
             last call (negative where students are begun anew), and how many there will be in all.
     """

@@ -442,7 +442,7 @@ def run_line(kind: Kind, line: Line, sources: Sources, file: Path, runner: Runne
     import jax
 
     from ddr_jax.train import provenance
-    from ddr_jax.train.population import default_execution
+    from ddr_jax.train.devices import default_execution
 
     wanted, before = asked(line, sources.data), _recorded(file)
     spent = before["seconds"] if before and before["asked"] == wanted else 0.0
