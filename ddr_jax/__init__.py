@@ -31,9 +31,9 @@ if TYPE_CHECKING:  # the public names, here alone: `_homes` reads them from this
     from ddr_jax.results.comparison import load_results as load_results
     from ddr_jax.results.result import Result as Result
     from ddr_jax.results.result import load_result as load_result
+    from ddr_jax.train.devices import Execution as Execution
     from ddr_jax.train.devices import use_compilation_cache as use_compilation_cache
-    from ddr_jax.train.population import Execution as Execution
-    from ddr_jax.train.population import use_cpu_cores as use_cpu_cores
+    from ddr_jax.train.devices import use_cpu_cores as use_cpu_cores
     from ddr_jax.train.teachers import load_teachers as load_teachers
     from ddr_jax.types import InputError as InputError
 

@@ -33,11 +33,10 @@ from ddr_jax.results.cross import CrossArchitecture
 from ddr_jax.results.result import Result
 from ddr_jax.scores.readout import read
 from ddr_jax.scores.table import SCORES, arms_of
-from ddr_jax.train import provenance
 from ddr_jax.train.arms import Arm, Finished, OnProgress, Runner, TrainingSet, train_arms
+from ddr_jax.train.devices import Execution, default_execution
 from ddr_jax.train.losses import soften
-from ddr_jax.train.population import Execution, default_execution
-from ddr_jax.train.store import Store
+from ddr_jax.train.store import Store, environment, key_facts, versions
 from ddr_jax.train.teachers import Teachers, label, teacher_features
 from ddr_jax.types import AnyPath, DistilledSets, InputError, RealData, fingerprint, nearest
 
@@ -211,7 +210,7 @@ def evaluate(
     key = jax.random.key(0) if key is None else key
     settings = replace(
         presets.with_known_accuracy(settings, real.name),
-        key=provenance.key_facts(key),
+        key=key_facts(key),
         given_teachers=None if given_teachers is None else given_teachers.digest,
     )
     real = (datasets.with_validation if settings.chooses_on_validation else datasets.without_validation)(real)
@@ -271,8 +270,7 @@ def _round(
         settings=settings,
         tables=first.tables | rest.tables,
         data=_describe(sets, real, source.labelers),
-        environment=provenance.environment(execution.arithmetic, execution.precision)
-        | {"versions": provenance.versions()},
+        environment=environment(execution.arithmetic, execution.precision) | {"versions": versions()},
         times={
             "students_trained": first.trained + rest.trained,
             "devices": len(execution.local_devices()),

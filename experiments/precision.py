@@ -28,7 +28,7 @@ import ddr_jax as ddr
 from ddr_jax.protocols import demo
 from ddr_jax.protocols.protocol import Protocol
 from ddr_jax.scores.intervals import t_interval
-from ddr_jax.train import population
+from ddr_jax.train import devices
 from ddr_jax.types import ArmTable
 
 ARMS = {"syn-any": "distilled digits", "rdm-any": "random digits"}
@@ -36,7 +36,7 @@ ARMS = {"syn-any": "distilled digits", "rdm-any": "random digits"}
 
 def tables(options: argparse.Namespace, precision: str) -> dict[str, ArmTable]:
     """The accuracies of both arms at one precision."""
-    default = population.default_execution()
+    default = devices.default_execution()
     execution = ddr.Execution(default.mode, test_batch=default.test_batch, precision=precision)
     protocol = Protocol(width=options.width, epochs=options.epochs, lr=(0.1,))
     result = ddr.label_robust_score(

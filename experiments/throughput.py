@@ -542,7 +542,7 @@ class Ours:
 
 def execution(precision: str):
     """The default execution, in another precision if it has that choice."""
-    from ddr_jax.train.population import default_execution
+    from ddr_jax.train.devices import default_execution
 
     chosen = default_execution()
     if precision == "float32":
@@ -864,7 +864,7 @@ def _growth(shown: dict[str, Any], axis: Any) -> None:
 
 def device_name(ours: dict[str, Any]) -> str:
     """The processor, and the accelerator if there is one."""
-    from ddr_jax.train.provenance import processor
+    from ddr_jax.train.store import processor
 
     processors = f"{os.cpu_count()} × {processor()}"
     return processors if "cpu" in ours["kind"].lower() else f"{ours['kind']} ({processors})"

@@ -1,16 +1,21 @@
 import dataclasses
+import inspect
+import re
+from unittest import mock
 
 import chex
 import jax
 import numpy as np
 import pytest
 
+from ddr_jax import nets
 from ddr_jax.protocols.augmentations import DSA
 from ddr_jax.protocols.protocol import Protocol
 from ddr_jax.train import student as training
 from ddr_jax.train.arms import Arm, Runner, TrainingSet, train_arms
-from ddr_jax.train.population import Execution
+from ddr_jax.train.devices import Execution
 from ddr_jax.train.store import Store
+from ddr_jax.train.student import Student
 from ddr_jax.train.teachers import Teachers
 
 PROTOCOL = Protocol(student="ConvNet-1", width=4, epochs=2, lr=(0.01, 0.1), test_every=1)
@@ -83,17 +88,6 @@ def test_a_student_does_not_depend_on_what_is_trained_beside_it(real, finished):
     np.testing.assert_array_equal(alone.students[0, :, 0], finished.tables["syn-any"].students[0, :, 0])
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{"momentum": 0.5}, {"weight_decay": 0.0}, {"width": 8}, {"epochs": 3}, {"augment": DSA()}, {"batch_size": 2}],
-    ids=lambda change: next(iter(change)),
-)
-def test_whatever_changes_training_changes_identities(real, finished, change, monkeypatch):
-    monkeypatch.setattr("ddr_jax.train.arms._train_group", _no_training)
-    other = run([arm(protocol=dataclasses.replace(PROTOCOL, **change))], real).tables["syn-any"]
-    assert not set(other.students.ravel()) & set(finished.tables["syn-any"].students.ravel())
-
-
 def test_another_key_makes_other_students(real, finished, monkeypatch):
     monkeypatch.setattr("ddr_jax.train.arms._train_group", _no_training)
     other = train_arms([arm()], real, key=jax.random.key(1), runner=Runner()).tables["syn-any"]
@@ -163,7 +157,7 @@ def test_coarser_arithmetic_makes_other_students(real, finished, monkeypatch):
 
 def test_another_processor_makes_other_students(real, finished, monkeypatch):
     monkeypatch.setattr("ddr_jax.train.arms._train_group", _no_training)
-    monkeypatch.setattr("ddr_jax.train.provenance.processor", lambda: "another")
+    monkeypatch.setattr("ddr_jax.train.store.processor", lambda: "another")
     other = run([arm()], real).tables["syn-any"]
     assert not set(other.students.ravel()) & set(finished.tables["syn-any"].students.ravel())
 
@@ -195,3 +189,66 @@ def test_teacher_labels_make_other_students(real, finished):
     labelled = run([arm(sets=1, seeds=1, protocol=protocol, teachers=teachers)], real)
     assert first not in labelled.tables["syn-any"].students
     assert labelled.programs != trained.programs
+
+
+CHANGES = {  # of every field of Protocol, another value
+    "epochs": 3,
+    "batch_size": 2,
+    "optimizer": "adam",
+    "schedule": "constant",
+    "step_size": 2,
+    "clock": "step",
+    "warmup": 1,
+    "fresh_at_drop": True,
+    "augment": DSA(),
+    "loss": "kl",
+    "weight_decay": 0.0,
+    "momentum": 0.5,
+    "mse_weight": 0.5,
+    "ce_weight": 0.5,
+    "temperature": 2.0,
+    "scale_loss": True,
+    "student": "MLP",
+    "width": 8,
+    "lr": (0.02, 0.2),
+    "labels": "teacher",
+    "test_every": 2,
+}
+SOFT = dataclasses.replace(PROTOCOL, labels="soft")
+
+
+def identities(real, protocol, **options) -> set[str]:
+    """Of the students of an arm, without training them; teachers are there for protocols that want them."""
+    net = nets.build("MLP", width=2, num_classes=3)
+    teachers = Teachers.of(net, [jax.device_get(nets.init(net, KEY, (8, 8, 1)))])
+    with mock.patch("ddr_jax.train.arms._train_group", _no_training):
+        return set(run([arm(protocol=protocol, teachers=teachers, **options)], real).tables["syn-any"].students.ravel())
+
+
+def test_every_field_of_a_protocol_changes_its_students_identities(real):
+    assert set(CHANGES) | {"readout"} == {field.name for field in dataclasses.fields(Protocol)}  # read afterwards
+    before = identities(real, SOFT)
+    for name, value in CHANGES.items():
+        assert not before & identities(real, dataclasses.replace(SOFT, **{name: value})), name
+    assert identities(real, dataclasses.replace(SOFT, readout="best")) == before
+
+
+def test_every_number_that_trains_a_student_is_in_its_identity(real, monkeypatch):
+    row, before = Protocol.row, identities(real, SOFT)
+    trained = Student.of([SOFT.row(0.1, True)], KEY[None], [0], [0])
+    assert set(trained.numbers) == set(SOFT.row(0.1, True))
+    for name, value in SOFT.row(0.1, augmented=False).items():
+        other = not value if isinstance(value, bool) else value + 0.25
+
+        def changed(protocol, lr, augmented, name=name, other=other):
+            return row(protocol, lr, augmented) | {name: other}
+
+        monkeypatch.setattr(Protocol, "row", changed)
+        assert not before & identities(real, SOFT), name
+
+
+def test_what_a_student_computes_with_comes_from_its_row():
+    source = inspect.getsource(training)
+    read = set(re.findall(r"numbers\[\"(\w+)\"\]", source))
+    assert read <= set(SOFT.row(0.1, True))
+    assert {"lr", "momentum", "weight_decay", "temperature", "loss_scale", "mse_weight", "ce_weight"} <= read

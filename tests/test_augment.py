@@ -12,9 +12,19 @@ import pytest
 import scipy.ndimage
 from absl.testing import parameterized
 
-from ddr_jax.augment import apply
-from ddr_jax.protocols import protocol
-from ddr_jax.protocols.augmentations import DSA, Chain, Crop, DCAugmentation, Mixup, PatchShuffle, RandAugment
+from ddr_jax.augment import apply, crop, dc, dsa, mix
+from ddr_jax.protocols import augmentations
+from ddr_jax.protocols.augmentations import (
+    DSA,
+    Chain,
+    Crop,
+    CutMix,
+    DCAugmentation,
+    Mixup,
+    PatchShuffle,
+    RandAugment,
+    ResizedCrop,
+)
 from ddr_jax.types import InputError
 
 # two of the original's six images; per image: NCHW, at the strengths of DSA's defaults
@@ -31,18 +41,18 @@ def _draws(*names):
 
 
 def _crop(images, rows, cols, share):
-    return apply.crop(images, rows, cols)
+    return crop.crop(images, rows, cols)
 
 
 GOLDEN_OPERATIONS = [
-    ("_brightness", apply.brightness, ["brightness/u"], STRENGTHS.brightness),
-    ("_saturation", apply.saturation, ["saturation/u"], STRENGTHS.saturation),
-    ("_contrast", apply.contrast, ["contrast/u"], STRENGTHS.contrast),
-    ("_flip", apply.flip, ["flip/u"], STRENGTHS.flip),
-    ("_rotate", apply.rotate, ["rotate/u"], STRENGTHS.rotate),
-    ("_scale", apply.scale, ["scale/u", "scale/v"], STRENGTHS.scale),
+    ("_brightness", dsa.brightness, ["brightness/u"], STRENGTHS.brightness),
+    ("_saturation", dsa.saturation, ["saturation/u"], STRENGTHS.saturation),
+    ("_contrast", dsa.contrast, ["contrast/u"], STRENGTHS.contrast),
+    ("_flip", crop.flip, ["flip/u"], STRENGTHS.flip),
+    ("_rotate", dsa.rotate, ["rotate/u"], STRENGTHS.rotate),
+    ("_scale", dsa.scale, ["scale/u", "scale/v"], STRENGTHS.scale),
     ("_crop", _crop, ["crop/shift_rows", "crop/shift_cols"], STRENGTHS.crop),
-    ("_cutout", apply.cutout, ["cutout/offset_rows", "cutout/offset_cols"], STRENGTHS.cutout),
+    ("_cutout", dsa.cutout, ["cutout/offset_rows", "cutout/offset_cols"], STRENGTHS.cutout),
 ]
 
 
@@ -57,14 +67,14 @@ class TestOperationsAgainstTheOriginal(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True)
     def test_same_key_gives_the_same_batch_and_another_key_another(self):
         images = _images(8, 8, 8, 3)
-        augmented = self.variant(lambda key: apply.dsa(key, images, DSA(operations=("color",))))
+        augmented = self.variant(lambda key: dsa.dsa(key, images, DSA(operations=("color",))))
         first, again, other = (augmented(jax.random.key(seed)) for seed in (3, 3, 4))
         chex.assert_trees_all_equal(first, again)
         assert np.abs(first - other).max() > 0.1
 
 
 _apply = jax.jit(apply.apply, static_argnames="config")
-_dsa = jax.jit(apply.dsa, static_argnames="config")
+_dsa = jax.jit(dsa.dsa, static_argnames="config")
 
 
 def _images(*shape):
@@ -76,25 +86,19 @@ def _only(operation, **strengths):
 
 
 def test_registries_hold_the_protocols_operations_and_modes():
-    assert tuple(apply.OPERATIONS) == protocol.OPERATIONS
-    assert tuple(apply.MODES) == protocol.DSA_MODES
+    assert tuple(dsa.OPERATIONS) == protocol.OPERATIONS
+    assert tuple(dsa.MODES) == protocol.DSA_MODES
 
 
-@pytest.mark.parametrize("name", protocol.AUGMENTATIONS)
+@pytest.mark.parametrize("name", augmentations.AUGMENTATIONS)
 def test_every_augmentation_changes_images_and_only_mixtures_change_targets(name):
     images, targets = _images(6, 8, 8, 3), jnp.eye(6)
-    config = Chain((Crop(), PatchShuffle())) if name == "chain" else protocol.AUGMENTATIONS[name]()
+    config = Chain((Crop(), PatchShuffle())) if name == "chain" else augmentations.AUGMENTATIONS[name]()
     changed, mixed = _apply(jax.random.key(2), images, targets, config)
     chex.assert_equal_shape([images, changed])
     assert np.abs(changed - images).max() > 0.1
     np.testing.assert_allclose(mixed.sum(-1), 1, atol=1e-6)
     assert np.array_equal(mixed, targets) == (name not in ("mixup", "cutmix"))
-
-
-@pytest.mark.parametrize("config", [protocol.Mixup(mix_targets=False), protocol.CutMix(mix_targets=False)])
-def test_mixtures_may_leave_targets_alone(config):
-    targets = jnp.eye(6)
-    np.testing.assert_array_equal(apply.apply(jax.random.key(2), _images(6, 8, 8, 3), targets, config)[1], targets)
 
 
 def test_batch_gets_one_operation_and_each_equally_often():
@@ -105,8 +109,8 @@ def test_batch_gets_one_operation_and_each_equally_often():
     @jax.jit
     @jax.vmap
     def is_it(key):
-        one_of_six = apply.dsa(key, images, config)
-        alone = [apply.dsa(key, images, replace(config, operations=(name,))) for name in config.operations]
+        one_of_six = dsa.dsa(key, images, config)
+        alone = [dsa.dsa(key, images, replace(config, operations=(name,))) for name in config.operations]
         return jnp.array([jnp.abs(one_of_six - images).max() < 1e-5 for images in alone])
 
     matches = is_it(keys)
@@ -118,7 +122,7 @@ def test_batch_gets_one_operation_and_each_equally_often():
 def test_vmapped_batch_equals_lone_batch():
     # enough keys for every operation to come up
     images, keys = _images(24, 5, 9, 6, 2), jax.random.split(jax.random.key(1), 24)
-    together = jax.jit(jax.vmap(lambda key, x: apply.dsa(key, x, DSA())))(keys, images)
+    together = jax.jit(jax.vmap(lambda key, x: dsa.dsa(key, x, DSA())))(keys, images)
     alone = [_dsa(key, x, DSA()) for key, x in zip(keys, images, strict=True)]
     chex.assert_trees_all_close(together, np.stack(alone), atol=1e-5)
 
@@ -136,7 +140,7 @@ def test_any_shape_and_dtype_is_kept_with_finite_values_and_gradients(shape, dty
     images = _images(*shape).astype(dtype)
 
     def total(x, operation):
-        augmented = apply.dsa(jax.random.key(3), x, _only(operation))
+        augmented = dsa.dsa(jax.random.key(3), x, _only(operation))
         chex.assert_equal_shape([augmented, images])
         chex.assert_type(augmented, dtype)
         return augmented.sum()
@@ -150,42 +154,42 @@ def test_any_shape_and_dtype_is_kept_with_finite_values_and_gradients(shape, dty
 
 def test_saturation_leaves_one_channel_as_it_is():
     images = _images(4, 6, 6, 1)
-    chex.assert_trees_all_close(apply.saturation(images, jnp.full(4, 0.9), 2.0), images)
+    chex.assert_trees_all_close(dsa.saturation(images, jnp.full(4, 0.9), 2.0), images)
 
 
 def test_contrast_is_about_the_mean_of_each_image_alone():
     images = _images(3, 5, 5, 2)
-    changed = apply.contrast(images.at[1:].multiply(7), jnp.full(3, 0.2), 0.5)
-    chex.assert_trees_all_close(changed[0], apply.contrast(images, jnp.full(3, 0.2), 0.5)[0])
+    changed = dsa.contrast(images.at[1:].multiply(7), jnp.full(3, 0.2), 0.5)
+    chex.assert_trees_all_close(changed[0], dsa.contrast(images, jnp.full(3, 0.2), 0.5)[0])
     np.testing.assert_allclose(changed[0].mean(), images[0].mean(), atol=1e-6)
 
 
 def test_neutral_draws_of_the_resampling_operations_leave_images_as_they_are():
     images, half, none = _images(2, 5, 8, 3), jnp.full(2, 0.5), jnp.zeros(2, jnp.int32)
-    chex.assert_trees_all_close(jax.jit(apply.rotate)(images, half, 15.0), images, atol=1e-5)
-    chex.assert_trees_all_close(jax.jit(apply.scale)(images, half, half, 1.0), images, atol=1e-5)
-    chex.assert_trees_all_equal(apply.crop(images, none, none), images)
+    chex.assert_trees_all_close(jax.jit(dsa.rotate)(images, half, 15.0), images, atol=1e-5)
+    chex.assert_trees_all_close(jax.jit(dsa.scale)(images, half, half, 1.0), images, atol=1e-5)
+    chex.assert_trees_all_equal(crop.crop(images, none, none), images)
 
 
 def test_rotation_by_180_degrees_reverses_rows_and_columns():
     images = _images(2, 5, 8, 3)
-    turned = jax.jit(apply.rotate)(images, jnp.ones(2), 180.0)
+    turned = jax.jit(dsa.rotate)(images, jnp.ones(2), 180.0)
     chex.assert_trees_all_close(turned, images[:, ::-1, ::-1], atol=1e-4)
 
 
 def test_what_enters_from_outside_is_zero():
     images = jnp.ones((1, 4, 6, 1))
-    shifted = apply.crop(images, jnp.array([1]), jnp.array([-2]))[0, :, :, 0]
+    shifted = crop.crop(images, jnp.array([1]), jnp.array([-2]))[0, :, :, 0]
     np.testing.assert_array_equal(shifted, [[0, 0, 1, 1, 1, 1]] * 3 + [[0] * 6])
     # factor 2: the corners are read from twice as far out
-    shrunk = apply.scale(images, jnp.ones(1), jnp.ones(1), 2.0)[0, :, :, 0]
+    shrunk = dsa.scale(images, jnp.ones(1), jnp.ones(1), 2.0)[0, :, :, 0]
     assert shrunk[0, 0] == 0
     assert shrunk[1, 2] == 1
 
 
 def test_cutout_is_clamped_to_the_image():
     images = jnp.ones((2, 4, 6, 1))  # a hole of 2 × 3: from the centre minus (1, 1)
-    cut = apply.cutout(images, jnp.array([0, 2]), jnp.array([5, 1]), 0.5)[..., 0]
+    cut = dsa.cutout(images, jnp.array([0, 2]), jnp.array([5, 1]), 0.5)[..., 0]
     np.testing.assert_array_equal(cut[0], [[1, 1, 1, 1, 0, 0]] + [[1] * 6] * 3)
     np.testing.assert_array_equal(cut[1], [[1] * 6, [0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1], [1] * 6])
 
@@ -193,11 +197,11 @@ def test_cutout_is_clamped_to_the_image():
 @pytest.mark.parametrize(
     ("draw", "side", "share", "expected"),
     [
-        (apply.crop_shifts, 32, 0.125, range(-4, 5)),
-        (apply.crop_shifts, 28, 0.125, range(-4, 5)),  # 3.5 rounds up
-        (apply.crop_shifts, 8, 0.0, range(1)),
-        (apply.cutout_centres, 8, 0.5, range(9)),  # an even hole: the side itself too
-        (apply.cutout_centres, 6, 0.5, range(6)),  # an odd hole
+        (dsa.crop_shifts, 32, 0.125, range(-4, 5)),
+        (dsa.crop_shifts, 28, 0.125, range(-4, 5)),  # 3.5 rounds up
+        (dsa.crop_shifts, 8, 0.0, range(1)),
+        (dsa.cutout_centres, 8, 0.5, range(9)),  # an even hole: the side itself too
+        (dsa.cutout_centres, 6, 0.5, range(6)),  # an odd hole
     ],
 )
 def test_whole_draws_are_uniform_over_their_range(draw, side, share, expected):
@@ -219,7 +223,7 @@ def test_mode_m_applies_every_operation_in_order():
     np.testing.assert_array_equal(cut_last, 0)
 
 
-@pytest.mark.parametrize("mode", apply.MODES)
+@pytest.mark.parametrize("mode", dsa.MODES)
 def test_siamese_images_share_one_draw(mode):
     images = jnp.tile(_images(1, 8, 8, 3), (5, 1, 1, 1))
     augmented = _dsa(jax.random.key(6), images, DSA(crop=0.5, flip=1.0, mode=mode, siamese=True))
@@ -232,13 +236,12 @@ def _targets(images):
 
 
 TRANSFORMS = {
-    "dsa_m": partial(apply.dsa, config=DSA(operations=("color", "crop"), mode="M")),
-    "dsa_siamese": partial(apply.dsa, config=DSA(operations=("color", "crop"), siamese=True)),
-    "mixup": lambda key, x: apply.mixup(key, x, _targets(x), 0.8)[0],
-    "cutmix": lambda key, x: apply.cutmix(key, x, _targets(x), 1.0)[0],
-    "random_crop": partial(apply.random_crop, padding=2),
-    "horizontal_flip": partial(apply.horizontal_flip, probability=0.5),
-    "random_resized_crop": partial(apply.random_resized_crop, scale=(0.08, 1.0), ratio=(0.75, 4 / 3)),
+    "dsa_m": partial(dsa.dsa, config=DSA(operations=("color", "crop"), mode="M")),
+    "dsa_siamese": partial(dsa.dsa, config=DSA(operations=("color", "crop"), siamese=True)),
+    "mixup": lambda key, x: mix.mixup(key, x, _targets(x), Mixup(0.8))[0],
+    "cutmix": lambda key, x: mix.cutmix(key, x, _targets(x), CutMix())[0],
+    "random_crop": partial(crop.random_crop, config=Crop(2)),
+    "random_resized_crop": partial(crop.random_resized_crop, config=ResizedCrop()),
 }
 
 
@@ -267,38 +270,36 @@ def test_transform_keeps_shape_and_dtype_with_finite_gradients(name):
 
 def test_mix_weighs_each_image_with_its_partner():
     images, order = _images(3, 2, 2, 1), jnp.array([1, 2, 0])
-    chex.assert_trees_all_equal(apply.mix(images, order, 1.0), images)
-    chex.assert_trees_all_equal(apply.mix(images, order, 0.0), images[order])
-    chex.assert_trees_all_close(apply.mix(images, order, 0.25)[0], 0.25 * images[0] + 0.75 * images[1])
+    chex.assert_trees_all_equal(mix.mix(images, order, 1.0), images)
+    chex.assert_trees_all_equal(mix.mix(images, order, 0.0), images[order])
+    chex.assert_trees_all_close(mix.mix(images, order, 0.25)[0], 0.25 * images[0] + 0.75 * images[1])
 
 
-@pytest.mark.parametrize("mixture", [apply.mixup, apply.cutmix])
-def test_targets_are_mixed_like_the_pixels(mixture):
+@pytest.mark.parametrize(("mixture", "config"), [(mix.mixup, Mixup()), (mix.cutmix, CutMix())])
+def test_targets_are_mixed_like_the_pixels(mixture, config):
     # every image is of one value and of a class of its own, so targets say how much of which value is in it
     values = jnp.arange(1.0, 9.0)
     images = jnp.broadcast_to(values[:, None, None, None], (8, 7, 10, 1))
     for key in jax.random.split(jax.random.key(9), 5):
-        mixed, targets = mixture(key, images, _targets(images), 1.0)
+        mixed, targets = mixture(key, images, _targets(images), config)
         np.testing.assert_allclose(targets.sum(axis=1), 1, rtol=1e-6)
         np.testing.assert_allclose(mixed.mean(axis=(1, 2, 3)), targets @ values, rtol=1e-5)
 
 
-@pytest.mark.parametrize("mixture", [apply.mixup, apply.cutmix])
-def test_targets_may_stay_as_they_are(mixture):
+@pytest.mark.parametrize("config", [Mixup(mix_targets=False), CutMix(mix_targets=False)])
+def test_targets_may_stay_as_they_are(config):
     images, targets = _images(4, 6, 6, 1), jax.random.uniform(jax.random.key(1), (4, 3))
-    mixed, kept = mixture(jax.random.key(10), images, targets, 1.0, mix_targets=False)
+    mixed, kept = apply.apply(jax.random.key(10), images, targets, config)
     chex.assert_trees_all_equal(kept, targets)
     assert np.abs(mixed - images).max() > 0.1
 
 
-def test_mixups_share_is_beta_distributed_of_a_traced_concentration():
+def test_mixups_share_is_beta_distributed():
     images, targets, keys = jnp.zeros((12, 1, 1, 1)), jnp.eye(12), jax.random.split(jax.random.key(11), 2000)
-    mixed_targets = jax.jit(
-        lambda alpha: jax.lax.map(lambda key: apply.mixup(key, images, targets, alpha)[1], keys, batch_size=100)
-    )
     for alpha in (0.5, 4.0):
+        mixed_targets = jax.jit(jax.vmap(lambda key: mix.mixup(key, images, targets, Mixup(alpha))[1]))  # noqa: B023
         # a fixed point of the permutation keeps all of its target, the others the share
-        shares = np.diagonal(mixed_targets(alpha), axis1=1, axis2=2).min(axis=1)
+        shares = np.diagonal(mixed_targets(keys), axis1=1, axis2=2).min(axis=1)
         assert abs(shares.mean() - 0.5) < 4 * shares.std() / np.sqrt(2000)
         np.testing.assert_allclose(shares.var(), 1 / (4 * (2 * alpha + 1)), rtol=0.15)
 
@@ -315,12 +316,12 @@ def test_mixups_share_is_beta_distributed_of_a_traced_concentration():
 def test_cutmix_box_is_centred_and_clipped(row, col, share, rows, cols):
     expected = np.zeros((8, 6), bool)
     expected[rows.start : rows.stop, cols.start : cols.stop] = True
-    np.testing.assert_array_equal(apply.cutmix_box(8, 6, row, col, share), expected)
+    np.testing.assert_array_equal(mix.cutmix_box(8, 6, row, col, share), expected)
 
 
 def test_cutmix_fills_the_same_box_of_every_image_from_its_partner():
     images = jnp.broadcast_to(jnp.arange(8.0)[:, None, None, None], (8, 9, 9, 2))
-    mixed, targets = apply.cutmix(jax.random.key(12), images, _targets(images), 1.0)
+    mixed, targets = mix.cutmix(jax.random.key(12), images, _targets(images), CutMix())
     partners = np.where(np.diagonal(targets) == 1, np.arange(8), (targets - jnp.diag(jnp.diag(targets))).argmax(axis=1))
     foreign = np.asarray(mixed != images)[partners != np.arange(8)]
     assert foreign.any()
@@ -331,7 +332,7 @@ def test_cutmix_fills_the_same_box_of_every_image_from_its_partner():
 
 def test_random_crops_are_all_windows_of_the_padded_image():
     image = 1 + np.arange(12.0).reshape(3, 4, 1)
-    cropped = apply.random_crop(jax.random.key(13), jnp.tile(image, (200, 1, 1, 1)), 1)
+    cropped = crop.random_crop(jax.random.key(13), jnp.tile(image, (200, 1, 1, 1)), Crop(1, flip=0))
     padded = np.pad(image, ((1, 1), (1, 1), (0, 0)))
     windows = np.stack([padded[r : r + 3, c : c + 4] for r in range(3) for c in range(3)])
     matches = (np.asarray(cropped)[:, None] == windows).all(axis=(2, 3, 4))
@@ -342,7 +343,7 @@ def test_random_crops_are_all_windows_of_the_padded_image():
 @pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
 def test_flips_come_with_their_probability(probability):
     image = _images(1, 2, 3, 1)
-    flipped = apply.horizontal_flip(jax.random.key(14), jnp.tile(image, (2000, 1, 1, 1)), probability)
+    flipped = crop.mirrored(jax.random.key(14), jnp.tile(image, (2000, 1, 1, 1)), probability)
     mirrored = (flipped == image[:, :, ::-1]).all(axis=(1, 2, 3))
     assert (mirrored | (flipped == image).all(axis=(1, 2, 3))).all()
     assert abs(mirrored.mean() - probability) <= 4 * np.sqrt(probability * (1 - probability) / 2000)
@@ -351,7 +352,7 @@ def test_flips_come_with_their_probability(probability):
 def test_resized_crop_is_the_bilinear_enlargement_of_its_box():
     images = _images(4, 8, 10, 2)
     boxes = np.array([(0, 0, 8, 10), (2, 3, 5, 4), (7, 9, 1, 1), (3, 0, 2, 10)])
-    enlarged = jax.jit(apply.resized_crop)(images, *jnp.asarray(boxes.T))
+    enlarged = jax.jit(crop.resized_crop)(images, *jnp.asarray(boxes.T))
     expected = [
         jax.image.resize(image[top : top + height, left : left + width], (8, 10, 2), "linear")
         for image, (top, left, height, width) in zip(images, boxes, strict=True)
@@ -360,7 +361,7 @@ def test_resized_crop_is_the_bilinear_enlargement_of_its_box():
 
 
 def test_crop_sides_keep_to_area_and_aspect():
-    heights, widths = apply.crop_sides(jax.random.key(15), 2000, 128, 128, (0.6, 1.0), (0.75, 4 / 3))
+    heights, widths = crop.crop_sides(jax.random.key(15), 2000, 128, 128, (0.6, 1.0), (0.75, 4 / 3))
     shares, aspects = heights * widths / 128**2, widths / heights
     for values, low, high in [(shares, 0.6, 1.0), (aspects, 0.75, 4 / 3)]:
         slack = 1.5 / 100  # half a pixel on sides of 90 and more
@@ -373,20 +374,21 @@ def test_crop_sides_keep_to_area_and_aspect():
 
 def test_boxes_that_do_not_fit_are_drawn_anew_rather_than_clipped():
     # an aspect of 4 / 3 at such areas leaves the square; clipped, it would keep as little as 0.82 of it
-    heights, widths = apply.crop_sides(jax.random.key(19), 2000, 128, 128, (0.9, 1.0), (0.75, 4 / 3))
+    heights, widths = crop.crop_sides(jax.random.key(19), 2000, 128, 128, (0.9, 1.0), (0.75, 4 / 3))
     assert (heights * widths / 128**2).min() > 0.9 * (1 - 1.5 / 100)
 
 
 @pytest.mark.parametrize(("ratio", "expected"), [((0.5, 1.0), (8, 8)), ((2.0, 2.0), (6, 12)), ((1.0, 2.0), (8, 12))])
 def test_box_that_never_fits_becomes_the_largest_of_an_allowed_aspect(ratio, expected):
-    heights, widths = apply.crop_sides(jax.random.key(16), 5, 8, 12, (3.0, 4.0), ratio)
+    heights, widths = crop.crop_sides(jax.random.key(16), 5, 8, 12, (3.0, 4.0), ratio)
     assert set(zip(heights.tolist(), widths.tolist(), strict=True)) == {expected}
 
 
 def test_random_resized_crops_stay_inside_and_go_everywhere():
     # a quarter of the area: boxes of 4 × 4 in 8 × 8, and a pixel's value says where it is from
     coordinates = jnp.stack(jnp.meshgrid(jnp.arange(8.0), jnp.arange(8.0), indexing="ij"), axis=-1)
-    quarter = jax.jit(partial(apply.random_resized_crop, scale=(0.25, 0.25), ratio=(1.0, 1.0)))
+    config = ResizedCrop(scale=(0.25, 0.25), ratio=(1.0, 1.0), flip=0)
+    quarter = jax.jit(partial(crop.random_resized_crop, config=config))
     cropped = quarter(jax.random.key(17), jnp.tile(coordinates, (300, 1, 1, 1)))
     first, last = cropped[:, 0, 0], cropped[:, -1, -1]
     np.testing.assert_array_equal(last - first, 3)
@@ -425,7 +427,7 @@ def _like_scipy(image, degrees, fill):
 def test_spline_rotation_is_the_centre_of_scipys(side):
     degrees = np.array([-90, -45, -31, -1, 0, 7, 30, 44, 90, 133, 180])
     images = np.asarray(_images(len(degrees), side, side, 2))
-    turned = jax.jit(apply.spline_rotate)(images, degrees, 0.7)
+    turned = jax.jit(dc.spline_rotate)(images, degrees, 0.7)
     expected = [_like_scipy(image, turn, 0.7) for image, turn in zip(images, degrees.tolist(), strict=True)]
     np.testing.assert_allclose(turned, expected, atol=1e-4)
 
@@ -434,7 +436,7 @@ def test_nearest_scale_is_centred_and_zero_around():
     image = jnp.arange(1.0, 5.0)[None, :, None, None] * jnp.ones((1, 4, 4, 1))
 
     def column(size):
-        return apply.nearest_scale(image, jnp.array([size]), jnp.array([4]))[0, :, 1, 0].tolist()
+        return dc.nearest_scale(image, jnp.array([size]), jnp.array([4]))[0, :, 1, 0].tolist()
 
     assert column(4) == [1, 2, 3, 4]
     assert column(2) == [0, 1, 3, 0]
@@ -446,7 +448,7 @@ def test_nearest_scale_is_centred_and_zero_around():
 def test_each_image_gets_one_of_dcs_operations_equally_often():
     # of these values crops add the mean, 2, scales nothing but 0, turns values between them
     images = jnp.tile(jnp.ones((12, 12, 1)).at[3:9, 3:9].set(5.0), (1500, 1, 1, 1))
-    changed = np.asarray(jax.jit(partial(apply.dc, config=DCAugmentation(crop=3)))(jax.random.key(21), images))
+    changed = np.asarray(jax.jit(partial(dc.dc, config=DCAugmentation(crop=3)))(jax.random.key(21), images))
     padded = np.pad(images[0, :, :, 0], 3, constant_values=2.0)
     windows = np.stack([padded[r : r + 12, c : c + 12] for r in range(6) for c in range(6)])
     matches = np.isclose(changed[:, None, :, :, 0], windows, atol=1e-5).all(axis=(2, 3))
@@ -463,14 +465,14 @@ def test_each_image_gets_one_of_dcs_operations_equally_often():
 def test_dc_fills_with_means_of_the_batch():
     # flat images, of 0 and of (2, 6): crops fill with their channels' means, turns with the mean of those
     images = jnp.tile(jnp.zeros((2, 9, 9, 2)).at[1].set(jnp.array([2.0, 6.0])), (40, 1, 1, 1))
-    changed = jax.jit(partial(apply.dc, config=DCAugmentation()))(jax.random.key(0), images)
+    changed = jax.jit(partial(dc.dc, config=DCAugmentation()))(jax.random.key(0), images)
     assert set(np.unique(changed[::2].round(4)).tolist()) == {0.0, 1.0, 2.0, 3.0}
 
 
 @pytest.mark.parametrize("factor", [2, 3])
 def test_patches_are_permuted_whole_and_anew_for_each_image(factor):
     image, (h, w) = np.arange(72.0).reshape(6, 12, 1), (6 // factor, 12 // factor)
-    images = apply.patch_shuffle(jax.random.key(22), jnp.tile(image, (500, 1, 1, 1)), factor)
+    images = crop.patch_shuffle(jax.random.key(22), jnp.tile(image, (500, 1, 1, 1)), PatchShuffle(factor))
 
     def patches(image):
         return {image[r : r + h, c : c + w].tobytes() for r in range(0, 6, h) for c in range(0, 12, w)}

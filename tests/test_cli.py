@@ -13,7 +13,7 @@ import ddr_jax as ddr
 from ddr_jax.cli import main, options
 from ddr_jax.data import datasets
 from ddr_jax.protocols import augmentations, presets
-from ddr_jax.train import population
+from ddr_jax.train import devices
 
 QUICK = ["--student", "ConvNet-1", "--width", "4", "--epochs", "2", "--real-epochs", "1", "--seeds", "2"]
 DEVICES = ["--devices", "2"]  # as many as conftest made
@@ -139,7 +139,7 @@ def test_options_reach_the_settings(saved):
 
 
 def test_executions_are_those_of_populations():
-    assert get_args(get_type_hints(options.Running)["execution"]) == ("auto", *population.MODES)
+    assert get_args(get_type_hints(options.Running)["execution"]) == ("auto", *devices.MODES)
 
 
 def test_devices_that_share_batches_are_in_the_result_and_its_configuration(saved):

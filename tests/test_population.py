@@ -8,10 +8,11 @@ import pytest
 
 from ddr_jax.protocols.augmentations import DSA
 from ddr_jax.protocols.protocol import Protocol
-from ddr_jax.train import population
+from ddr_jax.train import devices, feed, population
 from ddr_jax.train import student as training
 from ddr_jax.train.arms import _held_out
-from ddr_jax.train.population import Execution, train_population
+from ddr_jax.train.devices import Execution
+from ddr_jax.train.population import train_population
 from ddr_jax.train.student import Program, Student, TrainingData
 from ddr_jax.types import InputError
 
@@ -249,7 +250,7 @@ def test_a_students_memory_grows_with_its_batch_and_its_weights(data):
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_sets_that_fill_up_a_power_of_two_are_read_by_nobody(count):
     sets = np.arange(count)
-    filled = population._filled_up(sets)
+    filled = feed._filled_up(sets)
     assert len(filled) in (1, 2, 4, 8)
     np.testing.assert_array_equal(filled[:count], sets)
 
@@ -262,7 +263,7 @@ def test_tf32_is_refused_on_cpus(real, data):
 
 
 def test_the_default_on_a_cpu_is_one_student_at_a_time_in_float32():
-    assert population.default_execution() == Execution("serial", None, None, 32, "float32")
+    assert devices.default_execution() == Execution("serial", None, None, 32, "float32")
 
 
 @pytest.mark.parametrize(("execution", "grouped"), [(SERIAL, False), (Execution("vmap"), True)])
@@ -297,4 +298,4 @@ def test_an_impossible_execution_is_refused(arguments, message):
 def test_cores_can_only_be_chosen_before_jax_starts():
     jax.local_devices()
     with pytest.raises(InputError, match="before any computation"):
-        population.use_cpu_cores(7)
+        devices.use_cpu_cores(7)

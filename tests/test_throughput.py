@@ -85,15 +85,16 @@ def test_the_loop_in_pytorch_trains_and_tests_every_arm(throughput):
 
 def test_operations_of_dsa_in_pytorch_agree_with_ours(throughput, monkeypatch):
     torch = pytest.importorskip("torch")
-    from ddr_jax.augment import apply
+    from ddr_jax.augment import crop
+    from ddr_jax.augment import dsa as siamese
 
     images = np.random.default_rng(0).normal(size=(6, 8, 8, 3)).astype(np.float32)
     u = np.linspace(0, 0.95, 6).astype(np.float32)
     dsa, x = throughput.TorchDSA(), torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
     monkeypatch.setattr(dsa, "uniform", lambda x: torch.from_numpy(u)[:, None, None, None])
-    coloured = apply.contrast(apply.saturation(apply.brightness(images, u, 1.0), u, 2.0), u, 0.5)
-    ours = {"scale": apply.scale(images, u, u, 1.2), "rotate": apply.rotate(images, u, 15.0)}
-    ours |= {"flip": apply.flip(images, u, 0.5), "color": coloured}
+    coloured = siamese.contrast(siamese.saturation(siamese.brightness(images, u, 1.0), u, 2.0), u, 0.5)
+    ours = {"scale": siamese.scale(images, u, u, 1.2), "rotate": siamese.rotate(images, u, 15.0)}
+    ours |= {"flip": crop.flip(images, u, 0.5), "color": coloured}
     for name, expected in ours.items():
         got = getattr(dsa, name)(x).numpy().transpose(0, 2, 3, 1)
         np.testing.assert_allclose(got, np.asarray(expected), atol=2e-5, err_msg=name)

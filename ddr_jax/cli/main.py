@@ -86,9 +86,9 @@ def _run(name: str, command: Any) -> None:
 
     from ddr_jax import evaluate
     from ddr_jax.results import cross
-    from ddr_jax.train import arms, population, store
+    from ddr_jax.train import arms, devices, store
 
-    default = population.default_execution()
+    default = devices.default_execution()
     execution = dataclasses.replace(
         default,
         mode=default.mode if command.execution == "auto" else command.execution,
@@ -170,8 +170,7 @@ def _given_teachers(command: Any, settings: Settings, real: RealData) -> Teacher
 
 def _start_jax(command: Any) -> None:
     """Programs kept from earlier starts; and one CPU device per core, unless an accelerator is there."""
-    from ddr_jax.train.devices import use_compilation_cache
-    from ddr_jax.train.population import use_cpu_cores
+    from ddr_jax.train.devices import use_compilation_cache, use_cpu_cores
 
     use_compilation_cache(command.cache / "programs")
     use_cpu_cores(command.devices or min(os.cpu_count() or 1, MAX_CPU_DEVICES))

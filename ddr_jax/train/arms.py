@@ -13,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddr_jax.protocols.protocol import Protocol
-from ddr_jax.train import devices, provenance
-from ddr_jax.train.population import Execution, default_execution, everywhere, train_population
-from ddr_jax.train.store import Store, identity
+from ddr_jax.train import devices
+from ddr_jax.train.devices import Execution, default_execution
+from ddr_jax.train.feed import everywhere
+from ddr_jax.train.population import train_population
+from ddr_jax.train.store import Store, environment, identity, key_facts
 from ddr_jax.train.student import HELD_OUT_MULTIPLE, HeldOut, Program, Student, TrainingData
 from ddr_jax.train.teachers import Teachers
 from ddr_jax.types import ArmTable, RealData, Split, fingerprint
@@ -62,7 +64,7 @@ class Runner:
 
     Attributes:
         store: where finished students are looked up and kept; None keeps nothing.
-        execution: how a population uses the devices; None takes `population.default_execution`.
+        execution: how a population uses the devices; None takes `devices.default_execution`.
         on_progress: called with what is trained (arms, number of students, epochs), the images trained on since the
             last call (negative where students are begun anew), and how many there will be in all.
     """
@@ -128,8 +130,8 @@ def train_arms(arms: Sequence[Arm], real: RealData, *, key: jax.Array, runner: R
     facts = {
         "space": real.space.digest,
         "tests": [fingerprint(split.images, split.labels) for split in _splits(real).values()],
-        "key": provenance.key_facts(key),
-        "environment": provenance.environment(execution.arithmetic, execution.precision),
+        "key": key_facts(key),
+        "environment": environment(execution.arithmetic, execution.precision),
     }
     jobs = [job for arm in arms for job in _jobs(arm, real, facts)]
     wanted = {job.student: job for job in jobs}

@@ -1,4 +1,4 @@
-"""Devices: their memory, what a computation may need of it, and compiled programs kept between starts."""
+"""Devices: how a population uses them, what their memory holds, and compiled programs kept between starts."""
 
 from __future__ import annotations
 
@@ -7,14 +7,103 @@ import platform
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
 
-from ddr_jax.types import InputWarning
+from ddr_jax.nets.precision import PRECISIONS
+from ddr_jax.train.student import HELD_OUT_MULTIPLE
+from ddr_jax.types import InputError, InputWarning, nearest
 
+MODES = ("serial", "vmap", "shared")
+AXIS = "students"
 MIN_SECONDS = 0.2  # what compiles faster is not worth a file
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a population runs.
+
+    The mode is one of three, chosen per backend by what was measured (`default_execution`):
+
+    - ``serial``: each device trains one student at a time, and sees that student's set alone. The compiled program
+      knows neither the size of the population nor the number of sets, so a student's result is the same bit for bit
+      alone, among others and in any order.
+    - ``vmap``: each device trains `chunk` students at once; the last digits depend on the chunk.
+    - ``shared``: all devices train one student after another, each on its part of every batch, and add their
+      gradients; the last digits depend on the number of devices. It is for fewer students than devices.
+
+    Where batches are not shared, devices split the students axis of a mesh and exchange nothing.
+
+    Attributes:
+        mode: one of `MODES`.
+        chunk: students per device and call; None takes as many as the device's memory should hold (one unless
+            vmapped), and fewer when it turns out not to.
+        devices: how many to use at most; None uses all local ones.
+        test_batch: images per forward pass of a test.
+        precision: of the networks' arithmetic, "float32", "tf32" (GPUs) or "bfloat16"; weights stay float32.
+
+    Raises:
+        InputError: if a name is unknown, a number is out of range, or students that are not vmapped are to share
+            a call.
+    """
+
+    mode: str
+    chunk: int | None = None
+    devices: int | None = None
+    test_batch: int = 256
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise InputError(f"Unknown execution mode {self.mode!r}: {nearest(self.mode, MODES)}")
+        if self.precision not in PRECISIONS:
+            raise InputError(f"Unknown precision {self.precision!r}: {nearest(self.precision, PRECISIONS)}")
+        if any(number is not None and number < 1 for number in (self.chunk, self.devices)):
+            raise InputError(f"chunk is {self.chunk} and devices {self.devices}; expected 1 or more")
+        if self.test_batch < 1 or HELD_OUT_MULTIPLE % self.test_batch:
+            raise InputError(f"test_batch is {self.test_batch}; expected a divisor of {HELD_OUT_MULTIPLE}")
+        if self.mode != "vmap" and self.chunk not in (None, 1):
+            raise InputError(
+                f"chunk is {self.chunk}, but {self.mode} execution trains one student at a time: "
+                "leave chunk out, or choose mode 'vmap'"
+            )
+
+    @property
+    def arithmetic(self) -> str:
+        """The mode, and the devices that share a batch: on what a student's last digits depend; starts JAX."""
+        return f"shared by {len(self.local_devices())}" if self.mode == "shared" else self.mode
+
+    def local_devices(self) -> tuple[Any, ...]:
+        """The devices that it uses."""
+        return tuple(jax.local_devices()[: self.devices])
+
+
+def default_execution() -> Execution:
+    """Serial with small test batches on CPUs, as experiments/step_time.md measured; vmapped elsewhere.
+
+    On an H100 25 students side by side took 0.38 (bfloat16), 0.66 (tf32) and 0.75 (float32) of the time that they took
+    one after another (experiments/h100/gpu_kernels.md). TPUs were not measured.
+    """
+    return Execution("serial", test_batch=32) if jax.default_backend() == "cpu" else Execution("vmap")
+
+
+def use_cpu_cores(cores: int) -> None:
+    """Makes JAX see `cores` CPU devices, so that as many students train side by side.
+
+    Raises:
+        InputError: if JAX has already started its CPU device; call this before any JAX computation.
+    """
+    try:
+        jax.config.update("jax_num_cpu_devices", cores)
+    except RuntimeError as error:
+        raise InputError(
+            f"Cannot use {cores} CPU cores: JAX has started already; call use_cpu_cores before any computation"
+        ) from error
 
 
 def use_compilation_cache(folder: Path) -> None:
@@ -43,6 +132,11 @@ def _processor() -> str:
         lines = []
     features = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
     return f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:8]}"
+
+
+def mesh_of(devices: tuple[Any, ...]) -> Mesh:
+    """The devices as a mesh of one axis, `AXIS`."""
+    return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def limit(device: Any) -> int | None:

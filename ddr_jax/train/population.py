@@ -1,16 +1,4 @@
-"""Many students of one program: which run side by side, on which devices, and in what order.
-
-Three ways to run a population, chosen per backend by what was measured (`default_execution`):
-
-- ``serial``: each device trains one student at a time, and sees that student's set alone. The compiled program
-  knows neither the size of the population nor the number of sets, so a student's result is the same bit for bit
-  alone, among others and in any order.
-- ``vmap``: each device trains `chunk` students at once; the last digits depend on the chunk.
-- ``shared``: all devices train one student after another, each on its part of every batch, and add their gradients;
-  the last digits depend on the number of devices. For fewer students than devices.
-
-Where batches are not shared, devices split the students axis of a mesh and exchange nothing.
-"""
+"""Many students of one program: trained group after group, in the way that `devices.Execution` says."""
 
 from __future__ import annotations
 
@@ -22,98 +10,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
-from ddr_jax.nets.precision import PRECISIONS
 from ddr_jax.train import devices as memory
 from ddr_jax.train import student as training
+from ddr_jax.train.devices import AXIS, Execution, mesh_of
+from ddr_jax.train.feed import Feed, feed_all_sets, feed_own_sets, place
 from ddr_jax.train.student import HeldOut, Program, State, Student, TrainingData
-from ddr_jax.types import InputError, nearest
+from ddr_jax.types import InputError
 
-MODES = ("serial", "vmap", "shared")
 VMAP_CHUNK = 25  # students per device where its memory is not known: five seeds at five rates
 MEMORY_SHARE = 0.8  # of a device's memory that a first guess of the chunk fills
-AXIS = "students"
 REPORTS = 10  # times that a training says how far it is
-
 OnProgress = Callable[[int], None]
-
-
-@dataclass(frozen=True)
-class Execution:
-    """How a population runs.
-
-    Attributes:
-        mode: one of `MODES`.
-        chunk: students per device and call; None takes as many as the device's memory should hold (one unless
-            vmapped), and fewer when it turns out not to.
-        devices: how many to use at most; None uses all local ones.
-        test_batch: images per forward pass of a test.
-        precision: of the networks' arithmetic, "float32", "tf32" (GPUs) or "bfloat16"; weights stay float32.
-
-    Raises:
-        InputError: if a name is unknown, a number is out of range, or students that are not vmapped are to share
-            a call.
-    """
-
-    mode: str
-    chunk: int | None = None
-    devices: int | None = None
-    test_batch: int = 256
-    precision: str = "float32"
-
-    def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise InputError(f"Unknown execution mode {self.mode!r}: {nearest(self.mode, MODES)}")
-        if self.precision not in PRECISIONS:
-            raise InputError(f"Unknown precision {self.precision!r}: {nearest(self.precision, PRECISIONS)}")
-        if any(number is not None and number < 1 for number in (self.chunk, self.devices)):
-            raise InputError(f"chunk is {self.chunk} and devices {self.devices}; expected 1 or more")
-        if self.test_batch < 1 or training.HELD_OUT_MULTIPLE % self.test_batch:
-            raise InputError(f"test_batch is {self.test_batch}; expected a divisor of {training.HELD_OUT_MULTIPLE}")
-        if self.mode != "vmap" and self.chunk not in (None, 1):
-            raise InputError(
-                f"chunk is {self.chunk}, but {self.mode} execution trains one student at a time: "
-                "leave chunk out, or choose mode 'vmap'"
-            )
-
-    @property
-    def arithmetic(self) -> str:
-        """The mode, and the devices that share a batch: on what a student's last digits depend; starts JAX."""
-        return f"shared by {len(self.local_devices())}" if self.mode == "shared" else self.mode
-
-    def local_devices(self) -> tuple[Any, ...]:
-        """The devices that it uses."""
-        return tuple(jax.local_devices()[: self.devices])
-
-
-def default_execution() -> Execution:
-    """Serial with small test batches on CPUs, as experiments/step_time.md measured; vmapped elsewhere.
-
-    On an H100 25 students side by side took 0.38 (bfloat16), 0.66 (tf32) and 0.75 (float32) of the time that they took
-    one after another (experiments/h100/gpu_kernels.md). TPUs were not measured.
-    """
-    return Execution("serial", test_batch=32) if jax.default_backend() == "cpu" else Execution("vmap")
-
-
-def use_cpu_cores(cores: int) -> None:
-    """Makes JAX see `cores` CPU devices, so that as many students train side by side.
-
-    Raises:
-        InputError: if JAX has already started its CPU device; call this before any JAX computation.
-    """
-    try:
-        jax.config.update("jax_num_cpu_devices", cores)
-    except RuntimeError as error:
-        raise InputError(
-            f"Cannot use {cores} CPU cores: JAX has started already; call use_cpu_cores before any computation"
-        ) from error
-
-
-def everywhere(tests: HeldOut, execution: Execution) -> HeldOut:
-    """The test images on every device that is used; populations then need not send them again."""
-    return _place(_mesh(execution.local_devices()), Spec(), tests)
 
 
 class Outcome(NamedTuple):
@@ -271,9 +180,6 @@ def _stops(test_epochs: tuple[int, ...], epochs: int) -> list[int]:
     return sorted(reports | set(test_epochs))
 
 
-Feed = Callable[[Student], tuple[Student, TrainingData]]
-
-
 @dataclass(frozen=True)
 class _Run:
     """The compiled functions of one program on one row of devices.
@@ -293,7 +199,7 @@ class _Run:
 
 @functools.lru_cache(maxsize=64)
 def _compiled(program: Program, mode: str, test_batch: int, precision: str, devices: tuple[Any, ...]) -> _Run:
-    mesh = _mesh(devices)
+    mesh = mesh_of(devices)
     axis = AXIS if mode == "shared" else None
     all_ = Spec()
     each = all_ if mode == "shared" else Spec(AXIS)
@@ -319,55 +225,10 @@ def _compiled(program: Program, mode: str, test_batch: int, precision: str, devi
             spread(train_epochs, (each, each, sets, all_, all_), (True, True, False, False, False)), donate_argnums=0
         ),
         test=jax.jit(spread(test, (each, all_), (True, False))),
-        feed=functools.partial(_feed_all_sets if mode == "vmap" else _feed_own_sets, mesh, each),
-        everywhere=functools.partial(_place, mesh, all_),
+        feed=functools.partial(feed_all_sets if mode == "vmap" else feed_own_sets, mesh, each),
+        everywhere=functools.partial(place, mesh, all_),
         devices=1 if mode == "shared" else len(devices),
     )
-
-
-def _mesh(devices: tuple[Any, ...]) -> Mesh:
-    return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
-
-
-def _place(mesh: Mesh, spec: Spec, tree: Any) -> Any:
-    return jax.device_put(tree, NamedSharding(mesh, spec))
-
-
-def _feed_all_sets(mesh: Mesh, spec: Spec, data: TrainingData) -> Feed:
-    """Every device has all sets, and `spec` splits the students.
-
-    The number of sets is filled up to a power of two, lest every number compile anew.
-    """
-    data = _place(mesh, Spec(), data._replace(images=_filled_up(data.images), targets=_filled_up(data.targets)))
-    return lambda students: (_place(mesh, spec, students), data)
-
-
-def _filled_up(sets: Any) -> Any:
-    size = 1 << (len(sets) - 1).bit_length()
-    return sets if size == len(sets) else sets[np.minimum(np.arange(size), len(sets) - 1)]
-
-
-def _feed_own_sets(mesh: Mesh, spec: Spec, data: TrainingData) -> Feed:
-    """Every device has the set of the student that it trains next, (1, N, …) there; `spec` splits the students."""
-    shared = _place(mesh, Spec(), data._replace(images=None, targets=None))
-
-    @functools.cache
-    def put(pool: str, position: int, device: Any) -> jax.Array:
-        return jax.device_put(getattr(data, pool)[position][None], device)
-
-    def gather(pool: str, positions: Any) -> jax.Array:
-        of_devices = np.resize(positions, len(mesh.devices))  # one for all where they share a student
-        parts = [put(pool, int(p), device) for p, device in zip(of_devices, mesh.devices, strict=True)]
-        whole = (len(positions), *parts[0].shape[1:])
-        return jax.make_array_from_single_device_arrays(whole, NamedSharding(mesh, spec), parts)
-
-    def feed(students: Student) -> tuple[Student, TrainingData]:
-        images, targets = (gather(p, np.asarray(getattr(students, p))) for p in ("images", "targets"))
-        only = np.zeros(len(images), np.int32)  # the one set that a device has
-        students = _place(mesh, spec, students._replace(images=only, targets=only))
-        return students, shared._replace(images=images, targets=targets)
-
-    return feed
 
 
 def _vmapped(function, batched):

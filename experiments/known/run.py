@@ -442,8 +442,8 @@ def run_line(kind: Kind, line: Line, sources: Sources, file: Path, runner: Runne
     """Measures a line and writes its file; if it is stopped, the file keeps the time that it has taken."""
     import jax
 
-    from ddr_jax.train import provenance
-    from ddr_jax.train.population import default_execution
+    from ddr_jax.train import store
+    from ddr_jax.train.devices import default_execution
 
     wanted, before = asked(line, sources.data), _recorded(file)
     spent = before["seconds"] if before and before["asked"] == wanted else 0.0
@@ -456,8 +456,8 @@ def run_line(kind: Kind, line: Line, sources: Sources, file: Path, runner: Runne
     finally:
         record["seconds"] = round(spent + time.perf_counter() - began, 1)
         record["device"] = f"{len(jax.local_devices())} × {jax.local_devices()[0].device_kind}"
-        record["environment"] = provenance.environment(execution.arithmetic, execution.precision) | {
-            "versions": provenance.versions()
+        record["environment"] = store.environment(execution.arithmetic, execution.precision) | {
+            "versions": store.versions()
         }
         write_atomically(file, (json.dumps(record, indent=1) + "\n").encode())
     return record
