@@ -16,7 +16,7 @@ import os
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Protocol, TypeAlias, cast
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeGuard, cast
 
 import numpy as np
 
@@ -36,8 +36,13 @@ class InputWarning(UserWarning):
     """Something in the caller's input that is allowed but probably not meant."""
 
 
+def is_path(value: object) -> TypeGuard[AnyPath]:
+    """Whether a value is a path, as text or as an object."""
+    return isinstance(value, str | os.PathLike)
+
+
 def warn(message: str) -> None:
-    """Gives an `InputWarning` about what the caller's caller was given."""
+    """Gives an `InputWarning`."""
     warnings.warn(message, InputWarning, stacklevel=3)
 
 
@@ -87,8 +92,9 @@ class OneLine:
 def _shown(value: Any) -> str:
     if not isinstance(value, np.ndarray):
         return repr(value)
-    few = value.ndim == 1 and len(value) <= FEW
-    return np.array2string(value, precision=4, separator=", ") if few else f"{value.dtype} {value.shape}"
+    array = cast(np.ndarray, value)
+    few = array.ndim == 1 and len(array) <= FEW
+    return np.array2string(array, precision=4, separator=", ") if few else f"{array.dtype} {array.shape}"
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import operator
 import os
+from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,9 +13,9 @@ import numpy as np
 
 from ddr_jax.data import folders, spaces, tfds
 from ddr_jax.data.folders import PUBLISHED, Arrays, Known
-from ddr_jax.data.readers import read_npz
+from ddr_jax.data.readers import Sides, read_npz
 from ddr_jax.data.spaces import Normalised
-from ddr_jax.types import AnyPath, InputError, RealData, Split, nearest
+from ddr_jax.types import AnyPath, InputError, RealData, Split, is_path, nearest
 
 DATASETS = ("digits", *PUBLISHED)
 MAX_VALIDATION = 5_000  # images held out at most
@@ -27,7 +28,7 @@ _HOLD_OUT_SEED = 20_220
 def load_dataset(
     name_or_path: AnyPath,
     *,
-    size: int | tuple[int, int] | None = None,
+    size: int | Sides | None = None,
     data_dir: AnyPath | None = None,
     download: bool = False,
     zca: str | None = None,
@@ -56,7 +57,7 @@ def load_dataset(
     DC-BENCH) and "kip" (KIP, RFAD): fitted to the train split as it is stored, applied to every split.
     Raises `InputError` for anything missing, unreadable or inconsistent.
     """
-    if not isinstance(name_or_path, str | os.PathLike):
+    if not is_path(name_or_path):
         raise InputError(f"name_or_path is a {type(name_or_path).__name__}; expected the name of a dataset, or a path")
     if zca is not None:
         spaces.check_kind(zca)
@@ -70,7 +71,7 @@ def as_real(real: RealData | AnyPath) -> RealData:
     """
     if isinstance(real, RealData):
         return real
-    if not isinstance(real, str | os.PathLike):
+    if not is_path(real):
         raise InputError(f"real is a {type(real).__name__}; expected a name, a path, or what load_dataset gave")
     return load_dataset(real)
 
@@ -172,7 +173,7 @@ class _Found(NamedTuple):
     stated: dict[str, np.ndarray]
 
 
-def _find(text: str, sides: tuple[int, int] | None, data_dir: AnyPath | None, download: bool) -> _Found:
+def _find(text: str, sides: Sides | None, data_dir: AnyPath | None, download: bool) -> _Found:
     path = _DIGITS if text == "digits" else Path(text).expanduser()
     if text in PUBLISHED:
         return _find_published(text, sides, data_dir, download)
@@ -187,19 +188,14 @@ def _find(text: str, sides: tuple[int, int] | None, data_dir: AnyPath | None, do
     raise InputError(f"unknown dataset {text!r}: {nearest(text, DATASETS)} Or give a path: an .npz file or a folder")
 
 
-def _sides(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    if size is None:
-        return None
-    try:
-        height, width = map(operator.index, (size, size) if isinstance(size, int) else size)
-    except (TypeError, ValueError):
-        height = width = 0
-    if min(height, width) < 1:
+def _sides(size: int | Sides | None) -> Sides | None:
+    sides = size if size is None or isinstance(size, Sequence) else (size, size)
+    if sides and not (len(sides) == 2 and all(isinstance(side, Integral) and side > 0 for side in sides)):
         raise InputError(f"size must be a side or (height, width) in pixels, got {size}")
-    return height, width
+    return sides
 
 
-def _find_published(name: str, size: tuple[int, int] | None, data_dir: AnyPath | None, download: bool) -> _Found:
+def _find_published(name: str, size: Sides | None, data_dir: AnyPath | None, download: bool) -> _Found:
     """A dataset by name: from a folder in its published form if `data_dir` leads to one, else tensorflow-datasets."""
     known = PUBLISHED[name]
     if data_dir is not None:
@@ -287,10 +283,8 @@ def _check_classes(splits: dict[str, Split], where: str) -> int:
             f"{np.flatnonzero(classes != np.arange(len(classes)))[0]}; number the classes without gaps"
         )
     for name, split in splits.items():
-        if split.images.shape[1:] != train.images.shape[1:]:
-            raise InputError(
-                f"{where}: images of {name} are {split.images.shape[1:]}, of train {train.images.shape[1:]}"
-            )
+        if (shape := split.images.shape[1:]) != train.images.shape[1:]:
+            raise InputError(f"{where}: images of {name} are {shape}, of train {train.images.shape[1:]}")
         if split.labels.max() > classes[-1]:
             raise InputError(f"{where}: {name} has label {split.labels.max()}, which train lacks (0 to {classes[-1]})")
     return len(classes)

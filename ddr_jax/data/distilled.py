@@ -20,7 +20,7 @@ from ddr_jax.data.datasets import as_floats, class_indices
 from ddr_jax.data.files import write_atomically
 from ddr_jax.data.readers import as_array, host_array
 from ddr_jax.data.spaces import Normalised
-from ddr_jax.types import AnyPath, DistilledSets, InputError, OneLine, RealData, nearest, warn
+from ddr_jax.types import AnyPath, DistilledSets, InputError, OneLine, RealData, is_path, nearest, warn
 
 SPACES = ("pixels", "normalised", "zca")
 SOFT_LABELS = ("logits", "probabilities")
@@ -65,10 +65,7 @@ class Distilled(OneLine):
         if (self.mean is None) != (self.std is None):
             raise InputError(f"{self.name}: has one of mean and std; give both or neither")
         if self.labels is None and self.soft_labels is None:
-            raise InputError(
-                f"{self.name}: has neither labels nor soft_labels; name the file that holds them (labels=..., "
-                "--labels-file ...), or store them with the images"
-            )
+            raise InputError(f"{self.name}: has neither labels nor soft_labels; store or name them (--labels-file)")
         images = _with_axis(self.images, 5)
         if images.ndim != 5 or not images.size:
             raise InputError(
@@ -111,7 +108,7 @@ def load_distilled(
     a file that is missing or unreadable, for images without labels, and for `labels` where a file holds its own.
     """
     for i, path in enumerate(paths):
-        if not isinstance(path, str | os.PathLike):
+        if not is_path(path):
             raise InputError(f"paths[{i}] is a {type(path).__name__}; expected a path")
     files = [Path(path).expanduser() for path in paths]
     names = [path.resolve().name if path.is_dir() else path.stem for path in files]
@@ -130,12 +127,10 @@ def as_distilled(sets: OneSet | Sequence[OneSet]) -> tuple[Distilled, ...]:
     """
     alone = isinstance(sets, str) or not isinstance(sets, Sequence)
     given = {"sets": sets} if alone else {f"sets[{i}]": one for i, one in enumerate(cast(Sequence[Any], sets))}
-    loaded = iter(load_distilled(*(one for one in given.values() if isinstance(one, str | os.PathLike))))
+    loaded = iter(load_distilled(*(one for one in given.values() if is_path(one))))
     if not given:
         raise InputError("no distilled sets given")
-    return tuple(
-        next(loaded) if isinstance(one, str | os.PathLike) else _from_memory(one, place) for place, one in given.items()
-    )
+    return tuple(next(loaded) if is_path(one) else _from_memory(one, place) for place, one in given.items())
 
 
 def prepare(sets: Sets, real: RealData) -> DistilledSets:
@@ -184,12 +179,12 @@ def save_distilled(
         raise InputError(f"{path}: distilled sets are saved as .npz; end the name in .npz")
     if soft_labels is not None and soft is None:
         raise InputError(f"{path}: say whether the soft labels are {' or '.join(SOFT_LABELS)}")
-    fields = {"images": images, "labels": labels, "soft_labels": soft_labels, "mean": mean, "std": std}
+    fields: dict[str, Any] = {"images": images, "labels": labels, "soft_labels": soft_labels, "mean": mean, "std": std}
     fields |= {"space": space, "layout": "NHWC", "soft": soft}
     Distilled(path.stem, **fields)  # refuses what could not be read back
     buffer = io.BytesIO()
-    content = {key: host_array(value) for key, value in fields.items() if value is not None}
-    np.savez_compressed(buffer, **cast(Any, content))
+    content: dict[str, Any] = {key: host_array(value) for key, value in fields.items() if value is not None}
+    np.savez_compressed(buffer, **content)
     write_atomically(path, buffer.getvalue())
 
 
@@ -200,24 +195,17 @@ def _from_memory(given: Any, place: str) -> Distilled:
     if isinstance(given, Distilled):
         return given
     if not isinstance(given, Mapping):
-        raise InputError(
-            f"{place} is a {type(given).__name__}; expected a path, a dictionary of arrays, or what load_distilled gave"
-        )
+        raise InputError(f"{place} is a {type(given).__name__}; expected a path, a dictionary of arrays or a Distilled")
     name = place.replace("sets", "set")
     return Distilled(name, **readers.pick(given, ("images",), _OPTIONAL, name))
 
 
-def _labels_files(
-    files: list[Path], labels: str | os.PathLike | Sequence[str | os.PathLike] | None
-) -> Sequence[Path | None]:
+def _labels_files(files: list[Path], labels: AnyPath | Sequence[AnyPath] | None) -> Sequence[Path | None]:
     """The labels file of each images file, or None."""
-    if labels is None or isinstance(labels, str | os.PathLike):
-        return [None if labels is None else Path(labels).expanduser()] * len(files)
-    if len(labels) != len(files):
-        raise InputError(
-            f"{len(labels)} labels files for {len(files)} distilled sets; give one for all, or one for each in order"
-        )
-    return [Path(path).expanduser() for path in labels]
+    given = [labels] * len(files) if labels is None or isinstance(labels, str | os.PathLike) else labels
+    if len(given) != len(files):
+        raise InputError(f"{len(given)} labels files for {len(files)} distilled sets; give one for all or for each")
+    return [None if path is None else Path(path).expanduser() for path in given]
 
 
 def _load(path: Path, name: str, beside: Path | None, said: dict[str, str | None]) -> Distilled:
@@ -355,10 +343,7 @@ def _space(file: Distilled) -> str:
     if file.space is None:
         return _guess_space(file, low, high, values)
     if file.space == "pixels" and (low < -0.5 or high > 1.5):
-        raise InputError(
-            f"{file.name}: declares pixels, which must lie in [0, 1], but has {values}; declare normalised, "
-            "or divide 0..255 by 255"
-        )
+        raise InputError(f"{file.name}: declares pixels, but has {values}; declare normalised, or divide 0..255 by 255")
     if file.space == "pixels" and not within:
         warn(f"{file.name}: declares pixels, which lie in [0, 1], but has {values}; used as they are")
     if file.space != "pixels" and within:
@@ -375,10 +360,7 @@ def _guess_space(file: Distilled, low: float, high: float, values: str) -> str:
         return "pixels"
     if low >= 0 and high > 20:
         raise InputError(f"{file.name}: images have {values}, as if pixels were 0..255; store uint8, or divide by 255")
-    raise InputError(
-        f"{file.name}: images have {values}, which could be pixels or normalised; declare the space "
-        "(--space pixels or --space normalised)"
-    )
+    raise InputError(f"{file.name}: images have {values}, pixels or normalised; declare the space (--space)")
 
 
 # Labels (R, N) and soft labels (R, N, C)
@@ -395,7 +377,7 @@ def _hard_labels(file: Distilled, soft_labels: np.ndarray | None, num_classes: i
             f"{file.name}: has label {labels.max()}, but the real data's classes are 0 to {num_classes - 1}"
             f"{'; they seem to count from 1: subtract 1' if from_one else ''}"
         )
-    if soft_labels is not None and (share := np.mean(soft_labels.argmax(-1) != labels)) > 0.5:
+    if soft_labels is not None and (share := float(np.mean(soft_labels.argmax(-1) != labels))) > 0.5:
         warn(
             f"{file.name}: in {share:.0%} of the images the largest soft label is not the hard label; "
             "are the two in the same order?"
@@ -441,11 +423,8 @@ def _check_together(parts: list[DistilledSets], num_classes: int) -> None:
                 f"{names[0]} has {_per_class(counts[0])}, {name} has {_per_class(count)}: sets scored "
                 "together share a random baseline; score these in separate calls"
             )
-    for part in parts:
-        if (part.soft_labels is None) != (parts[0].soft_labels is None):
-            raise InputError(
-                f"of {names[0]} and {part.names[0]} only one has soft labels; score them in separate calls"
-            )
+    if odd := [part.names[0] for part in parts if (part.soft_labels is None) != (parts[0].soft_labels is None)]:
+        raise InputError(f"of {names[0]} and {odd[0]} only one has soft labels; score them in separate calls")
     _check_balance(names, counts[0])
 
 

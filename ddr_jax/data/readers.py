@@ -13,12 +13,14 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from ddr_jax.types import InputError, warn
 
+Labelled: TypeAlias = tuple[np.ndarray, np.ndarray]  # images (N, ...) and their classes (N,)
+Sides: TypeAlias = tuple[int, int]  # height and width in pixels
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 _GREY = ("1", "L", "LA")
 _DEEP = ("I", "F")  # first letters of Pillow's modes with more than 8 bits
@@ -51,12 +53,11 @@ def _reading(path: Path, problem: str, *causes: type[Exception]) -> Iterator[Non
         raise InputError(f"{path}: {problem} ({error})") from error
 
 
-def pick(content: Mapping, required: Iterable, optional: Iterable, where: Path | str) -> dict[Any, Any]:
+def pick(content: Mapping[Any, Any], required: Iterable[Any], optional: Iterable[Any], where: Any) -> dict[Any, Any]:
     """The named entries of a file's content; raises `InputError` if a required one is missing."""
     if missing := [key for key in required if key not in content]:
-        raise InputError(
-            f"{where}: no {', '.join(map(str, missing))}; it holds {', '.join(map(str, content)) or 'nothing'}"
-        )
+        held = ", ".join(map(str, content)) or "nothing"
+        raise InputError(f"{where}: no {', '.join(map(str, missing))}; it holds {held}")
     return {key: content[key] for key in (*required, *optional) if key in content}
 
 
@@ -234,9 +235,7 @@ class _Unpickler(pickle.Unpickler):
 # Images
 
 
-def read_classes(
-    folder: Path, size: tuple[int, int] | None = None, classes: Sequence[str] | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def read_classes(folder: Path, size: Sides | None = None, classes: Sequence[str] | None = None) -> Labelled:
     """Images (N, H, W, K) and class indices (N,) from a folder with one sub-folder of images for each class.
 
     A class is the position of its sub-folder in `classes`, by default all of them in the order of their names.
@@ -244,9 +243,8 @@ def read_classes(
     """
     classes = class_names(folder) if classes is None else classes
     files = [_image_files(folder / name) for name in classes]
-    return read_images([path for paths in files for path in paths], size), np.repeat(
-        np.arange(len(files)), [len(paths) for paths in files]
-    )
+    labels = np.repeat(np.arange(len(files)), [len(paths) for paths in files])
+    return read_images([path for paths in files for path in paths], size), labels
 
 
 def class_names(folder: Path) -> list[str]:
@@ -262,7 +260,7 @@ def class_names(folder: Path) -> list[str]:
     return names
 
 
-def read_images(paths: Sequence[Path], size: tuple[int, int] | None = None) -> np.ndarray:
+def read_images(paths: Sequence[Path], size: Sides | None = None) -> np.ndarray:
     """Images (N, H, W, K) in the order of `paths`, grey (K = 1) if all of them are, otherwise RGB.
 
     They are uint8 if they have one size, which is `size` (H, W) if that is given; else float32 in [0, 1], resized
@@ -292,7 +290,7 @@ def _image_files(folder: Path) -> list[Path]:
     raise InputError(f"{folder}: holds no images; a class needs files named {', '.join(IMAGE_SUFFIXES)}")
 
 
-def _mode_and_size(path: Path) -> tuple[str, tuple[int, int]]:
+def _mode_and_size(path: Path) -> tuple[str, Sides]:
     from PIL import Image
 
     problems = OSError, Image.DecompressionBombError
@@ -303,7 +301,7 @@ def _mode_and_size(path: Path) -> tuple[str, tuple[int, int]]:
     return mode, (height, width)
 
 
-def _decoded(path: Path, grey: bool, size: tuple[int, int] | None) -> np.ndarray:
+def _decoded(path: Path, grey: bool, size: Sides | None) -> np.ndarray:
     """(H, W, K): uint8, or resized to (H, W) as floats in [0, 1]."""
     from PIL import Image
 
