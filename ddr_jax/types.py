@@ -26,14 +26,14 @@ MANY = 12  # names that an error message lists beside a near one, at most
 
 
 class InputError(ValueError):
-    """A mistake of the caller's: its message says what was wrong, where, and what to do.
+    """A mistake of the caller: the message says what was wrong, where, and what to do.
 
     The command line prints the message alone and exits with status 2.
     """
 
 
 class InputWarning(UserWarning):
-    """Something in the caller's input that is allowed but probably not meant."""
+    """Something in the input that is allowed but probably not meant."""
 
 
 def is_path(value: object) -> TypeGuard[AnyPath]:
@@ -170,7 +170,7 @@ class ArmTable:
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """The end of an error message about an unknown name: the nearest valid one, and all of them unless too many."""
+    """The end of an error message about an unknown name: the nearest valid one, and all of them if they are few."""
     valid = list(valid)
     folded = {v.lower(): v for v in valid}
     close = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.4)

@@ -32,15 +32,23 @@ _SUM_TOLERANCE = 1e-3  # of a row of probabilities
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Distilled(OneLine):
-    """Distilled images and labels as somebody stored them: what they declare is all that is known of them.
+    """Distilled images and labels as they are stored, in R runs of a method or in one, and what is declared of them.
 
-    `images` (N, ...) or (R, N, ...), uint8 or floats; `labels` (N,) or (R, N) class indices; `soft_labels`
-    (N, C) or (R, N, C). At least one kind of label is needed. `space` says what the numbers are: "pixels"
-    (uint8, or floats in [0, 1]), "normalised", by `mean` and `std` (K,) if given, else by the real data's, or
-    "zca", whitened as the real data they are scored against.
-    `layout` is "NHWC" or "NCHW", `soft` "logits" or "probabilities"; None where nobody said.
-    Arrays may be given as NumPy's, JAX's or PyTorch's, on any device; they are kept as NumPy's.
-    Raises `InputError` for any other word, and for labels that do not fit the images.
+    Arrays may be NumPy's, JAX's or PyTorch's, on any device; they are kept as NumPy's. What is not declared is None.
+
+    Attributes:
+        name: of the set, in tables and messages. Where there are several runs, run i is the set `name[i]`.
+        images: (N, ...) or (R, N, ...), uint8 or floats.
+        labels: class indices (N,) or (R, N). At least one kind of label is needed.
+        soft_labels: (N, C) or (R, N, C).
+        space: "pixels" (uint8, or floats in [0, 1]); "normalised", by `mean` and `std` if they are given and otherwise
+            as the real data; or "zca", whitened as the real data.
+        layout: "NHWC" or "NCHW".
+        soft: whether soft labels are "logits" or "probabilities".
+        mean, std: (K,), in units of pixels in [0, 1].
+
+    Raises:
+        InputError: for any other word, arrays of other things than numbers, and labels that do not fit the images.
     """
 
     name: str
@@ -92,7 +100,7 @@ def load_distilled(
     layout: str | None = None,
     soft: str | None = None,
 ) -> tuple[Distilled, ...]:
-    """Read one or more distilled sets as people store them; `prepare` checks them against real data.
+    """Reads distilled sets; `prepare` checks them against real data.
 
     A path is one of these:
         `.npz` or `.safetensors` (text in its metadata) with `images` and `labels` or `soft_labels` or both; it may
@@ -102,10 +110,17 @@ def load_distilled(
         `.npy`: images;
         a folder with one sub-folder of images (PNG, JPEG, ...) for each class, in the order of their names: pixels.
 
-    Images that come alone have their labels in another file, `.npy` or `.pt`: `labels` is its path, or one path for
-    each of `paths`. One number per image is its class, one row per image its soft label.
-    What is declared here wins over the file, with an `InputWarning` where they contradict. Raises `InputError` for
-    a file that is missing or unreadable, for images without labels, and for `labels` where a file holds its own.
+    Args:
+        *paths: of the sets. Sets of one file name are told apart by their folders.
+        labels: path of a `.npy` or `.pt` with the labels of images that are stored alone, or one path for each of
+            `paths`. One number per image is its class, one row per image its soft label.
+        space: as in `Distilled`, like the next two; it wins over what a file declares.
+        layout: of the images.
+        soft: of the soft labels.
+
+    Raises:
+        InputError: for a file that is missing or unreadable, images without labels, or `labels` for a file that holds
+            labels. An `InputWarning` says where a declaration contradicts the file.
     """
     for i, path in enumerate(paths):
         if not is_path(path):
@@ -120,10 +135,13 @@ def load_distilled(
 
 
 def as_distilled(sets: OneSet | Sequence[OneSet]) -> tuple[Distilled, ...]:
-    """Distilled sets that are given as paths, dictionaries of arrays or `Distilled`, one or a sequence of them.
+    """Distilled sets given as paths, dictionaries of arrays or `Distilled`, one of them or a sequence.
 
-    A dictionary has the keys of an `.npz` (see `load_distilled`), and NumPy's, JAX's or PyTorch's arrays; it is named
-    by its place. Raises `InputError` for anything else, for none, and as `load_distilled` does.
+    A dictionary has the keys of an `.npz` (see `load_distilled`) and NumPy's, JAX's or PyTorch's arrays. Its set is
+    named "set", or "set[i]" at place i of a sequence.
+
+    Raises:
+        InputError: for anything else, for an empty sequence, and as `load_distilled` does.
     """
     alone = isinstance(sets, str) or not isinstance(sets, Sequence)
     given = {"sets": sets} if alone else {f"sets[{i}]": one for i, one in enumerate(cast(Sequence[Any], sets))}
@@ -134,14 +152,19 @@ def as_distilled(sets: OneSet | Sequence[OneSet]) -> tuple[Distilled, ...]:
 
 
 def prepare(sets: Sets, real: RealData) -> DistilledSets:
-    """Check distilled sets and bring them into one form: float32, NHWC, in the space of `real`.
+    """Checks distilled sets and brings them into one form: float32, NHWC, in the space of `real`.
 
-    `sets` are what `as_distilled` takes; those that are prepared already come back as they are. Against whitened real
-    data, sets of pixels and normalised ones are whitened as it was, and floats must say what they are. All sets must
-    have the same number of images in each class. Stored probabilities become their logarithms. Hard labels that are
-    missing are the classes with the largest soft label.
-    Raises `InputError` for whatever cannot be right or cannot be told, and gives an `InputWarning` for
-    whatever is allowed but probably not meant; each names the set.
+    Sets of pixels are normalised or whitened like the real data; normalised sets become pixels first where the real
+    data are whitened or have other constants. Probabilities become their logarithms. Where hard labels are missing,
+    an image's class is that of its largest soft label.
+
+    Args:
+        sets: what `as_distilled` takes; sets that are prepared already come back as they are.
+        real: the real data that the sets stand for.
+
+    Raises:
+        InputError: for images, labels or declarations that cannot be right or leave open what is meant, and for sets
+            that differ in the number of images in a class. An `InputWarning` names what is allowed but improbable.
     """
     if isinstance(sets, DistilledSets):
         if sets.images.shape[2:] != real.image_shape:
@@ -169,10 +192,13 @@ def save_distilled(
     mean: np.ndarray | None = None,
     std: np.ndarray | None = None,
 ) -> None:
-    """Write images (N, H, W, K) or (R, N, H, W, K) and their labels to an `.npz` that `load_distilled` reads.
+    """Writes images (N, H, W, K) or (R, N, H, W, K) and their labels to an `.npz` that `load_distilled` reads.
 
-    The file appears whole or not at all. Meanings are those of `Distilled`; `soft` is required with
-    `soft_labels`. Raises `InputError` if the labels do not fit the images.
+    The other arguments are those of `Distilled`; `soft` is required with `soft_labels`. The file appears whole or not
+    at all.
+
+    Raises:
+        InputError: if the labels do not fit the images, or the file cannot be written.
     """
     path = Path(path)
     if path.suffix != ".npz":
@@ -251,7 +277,7 @@ def _runs_of_dc(runs: Any, path: Path) -> dict[str, np.ndarray]:
 
 
 def _labels_entry(images: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """Labels under their name: soft where they have an axis more than the images have before (H, W, K)."""
+    """Labels by name: soft labels have one axis more than the images have before (H, W, K)."""
     return {"soft_labels" if labels.ndim == images.ndim - 2 else "labels": labels}
 
 
@@ -259,7 +285,7 @@ def _labels_entry(images: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarra
 
 
 def _with_axis(array: Any, ndim: int) -> Any:
-    """With an axis of one run before, if it has one axis too few."""
+    """The array with an axis of one run in front, if it has one axis too few."""
     return array[None] if array is not None and array.ndim == ndim - 1 else array
 
 
@@ -352,7 +378,7 @@ def _space(file: Distilled) -> str:
 
 
 def _guess_space(file: Distilled, low: float, high: float, values: str) -> str:
-    """What undeclared floats must be: only negative numbers are beyond doubt."""
+    """The space of floats that declare none: only negative numbers leave no doubt."""
     if low < -0.05:
         return "normalised"
     if low >= 0 and high <= 1:
@@ -412,7 +438,7 @@ def _soft_labels(file: Distilled, num_classes: int) -> np.ndarray:
 
 
 def _check_together(parts: list[DistilledSets], num_classes: int) -> None:
-    """One number of images in each class, one kind of labels, no name twice."""
+    """Refuses sets that differ in images per class or in kinds of labels, and names that stand twice."""
     names = [name for part in parts for name in part.names]
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise InputError(f"{repeated[0]} is the name of several sets; give each set once, under its own name")

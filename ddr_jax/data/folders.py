@@ -59,7 +59,7 @@ class Known:
 
 
 def _imagenet(*chosen: int, size: int = 128, classes: int = 1000, folder: str = "") -> Known:
-    """A dataset of ImageNet's family, whose images cannot be counted: copies differ."""
+    """A dataset of ImageNet's family, without numbers of images: published copies differ in them."""
     return Known((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), True, 0, 0, folder, Tree(size, classes, chosen or None))
 
 
@@ -106,7 +106,7 @@ def told_by(splits: dict[str, Split], where: str) -> Known | None:
 
 
 def kind(folder: Path) -> str | None:
-    """How a folder holds real data: "idx", "cifar10", "cifar100" or "images"; None if in no way that is known."""
+    """How a folder holds real data: "idx", "cifar10", "cifar100" or "images"; None if none of these."""
     if (folder / "train-images-idx3-ubyte.gz").is_file():
         return "idx"
     if (folder / "data_batch_1").is_file():
@@ -170,7 +170,7 @@ def _read_tree(folder: Path, size: Sides | None, tree: Tree | None) -> Arrays:
     Of a `tree`, `val` is always the test split. It may be as Tiny ImageNet's is: `val/images` and a list.
     """
     classes = class_names(folder / "train")
-    # As published, the test images of ImageNet's family have no labels and lie in no folders of classes.
+    # The published test images of ImageNet's family have no labels and lie in no folders of classes.
     labelled = [
         split for split in _TEST_SPLITS if _has_class(folder / split, classes) or (folder / split / _LIST).is_file()
     ]

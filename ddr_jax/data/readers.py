@@ -1,4 +1,4 @@
-"""Arrays from files that others wrote, without ever running what is in them: NumPy, safetensors, PyTorch, images."""
+"""Arrays from files of NumPy, safetensors, PyTorch and images, without running code that a file may hold."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _DEEP = ("I", "F")  # first letters of Pillow's modes with more than 8 bits
 
 
 def host_array(value: Any) -> np.ndarray:
-    """A NumPy array of anything like one: NumPy, JAX or PyTorch arrays (also on a GPU), lists and numbers."""
+    """A NumPy array of an array of NumPy, JAX or PyTorch (also on a GPU), of a list or a number."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         value = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
@@ -43,7 +43,7 @@ def require_file(path: Path) -> None:
 
 @contextmanager
 def _reading(path: Path, problem: str, *causes: type[Exception]) -> Iterator[None]:
-    """One `InputError` of whatever goes wrong while a file is read: the file, the problem, the cause."""
+    """Turns the `causes` that arise while a file is read into an `InputError` with the file and the problem."""
     require_file(path)
     try:
         yield
@@ -87,7 +87,7 @@ def _member(file: Mapping[str, np.ndarray], key: str, path: Path) -> np.ndarray:
         return file[key]
     except ValueError as error:
         raise InputError(
-            f"{path}: {key} cannot be read without unpickling, which could run a stranger's code; "
+            f"{path}: {key} cannot be read without unpickling, which could run foreign code; "
             "save it as an array of numbers or text"
         ) from error
     except (zlib.error, zipfile.BadZipFile, EOFError, OSError) as error:
@@ -136,14 +136,14 @@ def read_pt(path: Path) -> Any:
     if importlib.util.find_spec("torch") is None:
         raise InputError(f"{path}: reading PyTorch's files needs PyTorch: pip install 'ddr-jax[torch]'")
     torch: Any = importlib.import_module("torch")
-    # Another's parser on a stranger's file: whatever fails there is news for the user, not for a debugger.
+    # PyTorch's parser raises many kinds of errors for damaged files.
     try:
         with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in _STAND_INS.items()]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise InputError(
             f"{path}: damaged, not a file of torch.save, or holds more than tensors, numbers and text, which could run "
-            f"a stranger's code ({type(error).__name__}); save images and labels as a dictionary of tensors"
+            f"foreign code ({type(error).__name__}); save images and labels as a dictionary of tensors"
         ) from error
 
 
@@ -153,7 +153,7 @@ def read_pickle(path: Path) -> Any:
     Nothing else is unpickled. Raises `InputError` if the file is missing, damaged or holds anything else.
     """
     problem = "damaged, or not the pickle it should be; download it again"
-    # Any exception: a stranger's bytes may call few functions, but with arguments of their choice.
+    # The file calls few functions, but chooses their arguments: any error may arise.
     with _reading(path, problem, Exception), path.open("rb") as file:
         return _Unpickler(file, encoding="bytes").load()
 
@@ -171,7 +171,7 @@ def read_array(path: Path) -> np.ndarray:
 
 
 def as_array(value: Any, where: Path | str) -> np.ndarray:
-    """`host_array` of a value that others gave; raises `InputError` unless it is an array of numbers."""
+    """`host_array` of a value, once it is an array of numbers; raises `InputError` otherwise."""
     try:
         array = host_array(value)
     except (TypeError, ValueError, RuntimeError):
@@ -186,7 +186,7 @@ def as_array(value: Any, where: Path | str) -> np.ndarray:
 
 
 class _Dtype:
-    """Stands for numpy.dtype in a pickle: NumPy's own would set whatever state a file asks for."""
+    """Stands for numpy.dtype in a pickle: NumPy's own would take any state that a file asks for."""
 
     def __init__(self, code: Any, *_: bool):
         self.dtype = np.dtype(code)
@@ -317,7 +317,7 @@ def _decoded(path: Path, grey: bool, size: Sides | None) -> np.ndarray:
 
 
 def _check_memory(shape: tuple[int, ...], path: Path) -> None:
-    """Images end as float32: refuse what the machine could never hold, before hours of decoding."""
+    """Refuses, before hours of decoding, images that the machine cannot hold as float32."""
     if not hasattr(os, "sysconf"):  # Windows does not say
         return
     need, have = 4 * np.prod(shape, dtype=float), float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES")
