@@ -16,7 +16,7 @@ import os
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Protocol, TypeAlias, cast
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeGuard, cast
 
 import numpy as np
 
@@ -26,18 +26,23 @@ MANY = 12  # names that an error message lists beside a near one, at most
 
 
 class InputError(ValueError):
-    """A mistake of the caller's: its message says what was wrong, where, and what to do.
+    """A mistake of the caller: the message says what was wrong, where, and what to do.
 
     The command line prints the message alone and exits with status 2.
     """
 
 
 class InputWarning(UserWarning):
-    """Something in the caller's input that is allowed but probably not meant."""
+    """Something in the input that is allowed but probably not meant."""
+
+
+def is_path(value: object) -> TypeGuard[AnyPath]:
+    """Whether a value is a path, as text or as an object."""
+    return isinstance(value, str | os.PathLike)
 
 
 def warn(message: str) -> None:
-    """Gives an `InputWarning` about what the caller's caller was given."""
+    """Gives an `InputWarning`."""
     warnings.warn(message, InputWarning, stacklevel=3)
 
 
@@ -87,8 +92,9 @@ class OneLine:
 def _shown(value: Any) -> str:
     if not isinstance(value, np.ndarray):
         return repr(value)
-    few = value.ndim == 1 and len(value) <= FEW
-    return np.array2string(value, precision=4, separator=", ") if few else f"{value.dtype} {value.shape}"
+    array = cast(np.ndarray, value)
+    few = array.ndim == 1 and len(array) <= FEW
+    return np.array2string(array, precision=4, separator=", ") if few else f"{array.dtype} {array.shape}"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -164,7 +170,7 @@ class ArmTable:
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """The end of an error message about an unknown name: the nearest valid one, and all of them unless too many."""
+    """The end of an error message about an unknown name: the nearest valid one, and all of them if they are few."""
     valid = list(valid)
     folded = {v.lower(): v for v in valid}
     close = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.4)

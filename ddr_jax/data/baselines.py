@@ -22,29 +22,24 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numpy.random import Generator
 
 from ddr_jax.data.datasets import class_members, random_subset
+from ddr_jax.data.readers import Labelled
 from ddr_jax.types import InputError, RealData
 
 LLOYD = 50  # iterations of k-means, unless no image changes its centre before
 
-Baseline = Callable[
-    [RealData, np.ndarray, np.ndarray | None, np.random.Generator],
-    tuple[np.ndarray, np.ndarray],
-]
-_Choice = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]  # features of one class, count → indices
+Baseline = Callable[[RealData, np.ndarray, np.ndarray | None, Generator], Labelled]
+_Choice = Callable[[np.ndarray, int, Generator], np.ndarray]  # features of one class, count → indices
 
 
-def _random(
-    real: RealData, counts: np.ndarray, features: np.ndarray | None, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+def _random(real: RealData, counts: np.ndarray, features: np.ndarray | None, rng: Generator) -> Labelled:
     index = random_subset(real.train, counts, rng)
     return real.train.images[index], real.train.labels[index]
 
 
-def _noise(
-    real: RealData, counts: np.ndarray, features: np.ndarray | None, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+def _noise(real: RealData, counts: np.ndarray, features: np.ndarray | None, rng: Generator) -> Labelled:
     labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
     return rng.standard_normal((len(labels), *real.image_shape), np.float32), labels
 
@@ -52,9 +47,7 @@ def _noise(
 def _chosen_by(choice: _Choice) -> Baseline:
     """The baseline whose images `choice` selects in every class."""
 
-    def baseline(
-        real: RealData, counts: np.ndarray, features: np.ndarray | None, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def baseline(real: RealData, counts: np.ndarray, features: np.ndarray | None, rng: Generator) -> Labelled:
         points = _points(real, features)
         members = zip(class_members(real.train.labels, counts), counts, strict=True)
         index = np.concatenate([own[choice(_centred(points[own]), int(n), rng)] for own, n in members if n])
@@ -82,7 +75,7 @@ def _centred(points: np.ndarray) -> np.ndarray:
     return points - points.mean(0, dtype=np.float64).astype(np.float32)
 
 
-def _herding(points: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+def _herding(points: np.ndarray, count: int, rng: Generator) -> np.ndarray:
     squares, total = _squares(points), np.zeros(points.shape[1], np.float32)
     chosen: list[int] = []
     for _ in range(count):
@@ -94,7 +87,7 @@ def _herding(points: np.ndarray, count: int, rng: np.random.Generator) -> np.nda
     return np.array(chosen)
 
 
-def _k_center(points: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+def _k_center(points: np.ndarray, count: int, rng: Generator) -> np.ndarray:
     squares = _squares(points)
     chosen, nearest = [int(squares.argmin())], np.full(len(points), np.inf, np.float32)
     for _ in range(count - 1):
@@ -104,7 +97,7 @@ def _k_center(points: np.ndarray, count: int, rng: np.random.Generator) -> np.nd
     return np.array(chosen)
 
 
-def _k_means(points: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+def _k_means(points: np.ndarray, count: int, rng: Generator) -> np.ndarray:
     centres, owner = points[_spread(points, count, rng)], np.full(len(points), -1)
     for _ in range(LLOYD):
         before, owner = owner, _from_centres(points, centres).argmin(1)
@@ -119,7 +112,7 @@ def _k_means(points: np.ndarray, count: int, rng: np.random.Generator) -> np.nda
     return np.array(chosen)
 
 
-def _spread(points: np.ndarray, count: int, rng: np.random.Generator) -> list[int]:
+def _spread(points: np.ndarray, count: int, rng: Generator) -> list[int]:
     """Indices of k-means++: each is drawn with a chance proportional to its squared distance from those before."""
     squares = _squares(points)
     chosen, nearest = [int(rng.integers(len(points)))], np.full(len(points), np.inf)

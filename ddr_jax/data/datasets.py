@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import operator
 import os
+from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,9 +13,9 @@ import numpy as np
 
 from ddr_jax.data import folders, spaces, tfds
 from ddr_jax.data.folders import PUBLISHED, Arrays, Known
-from ddr_jax.data.readers import read_npz
+from ddr_jax.data.readers import Sides, read_npz
 from ddr_jax.data.spaces import Normalised
-from ddr_jax.types import AnyPath, InputError, RealData, Split, nearest
+from ddr_jax.types import AnyPath, InputError, RealData, Split, is_path, nearest
 
 DATASETS = ("digits", *PUBLISHED)
 MAX_VALIDATION = 5_000  # images held out at most
@@ -27,36 +28,45 @@ _HOLD_OUT_SEED = 20_220
 def load_dataset(
     name_or_path: AnyPath,
     *,
-    size: int | tuple[int, int] | None = None,
+    size: int | Sides | None = None,
     data_dir: AnyPath | None = None,
     download: bool = False,
     zca: str | None = None,
 ) -> RealData:
-    """Read a real dataset: a name of `DATASETS`, or the path of an `.npz` or of a folder.
+    """Reads a real dataset and brings its images into one space.
 
-    An `.npz` holds `x_train`, `y_train`, `x_test`, `y_test` and may hold `x_validation`, `y_validation`.
-    Images are (N, H, W), (N, H, W, 1 or 3) or (N, 1 or 3, H, W); uint8 (pixel = value / 255, or / `white` if
-    the file holds that number) or floats in [0, 1]; labels are class indices (N,).
-    It may also hold `mean` and `std` (K,) in units of pixels in [0, 1], and `flips` (a bool). Without them, a
-    stem that names a published dataset (`cifar10_small.npz`), or all of its images under another name, bring that
-    one's; otherwise mean and std are those of the train images, and `flips` is true.
+    An `.npz` holds `x_train`, `y_train`, `x_test`, `y_test`, and may hold `x_validation`, `y_validation`. Images are
+    (N, H, W), (N, H, W, 1 or 3) or (N, 1 or 3, H, W), floats in [0, 1] or uint8, which are divided by 255, or by
+    `white` if the file holds that number; labels are class indices (N,). The file may also hold `mean` and `std` (K,),
+    in units of pixels in [0, 1], and `flips`, a bool. Where it does not, they are the usual ones of a published dataset
+    that the file's name names (`cifar10_small.npz`), or whose sizes and mean pixel the images have. Otherwise mean and
+    std are those of the train images, and flips is true.
 
-    A folder is told by its content: the files of MNIST and Fashion-MNIST (idx, gzipped), cifar-10-batches-py,
-    cifar-100-python (only arrays, numbers and text are unpickled), or images as for torchvision's ImageFolder,
-    `train/CLASS/...` and `val/CLASS/...` or `test/CLASS/...`; with both, `val` is the validation split. `val` may
-    also be as in Tiny ImageNet, `val/images/...` and val_annotations.txt. Images are resized to `size`, a side or
-    (H, W), bilinear with antialiasing and without keeping proportions; by default they stay as they are.
+    A folder holds the files of MNIST or Fashion-MNIST (idx, gzipped), those of cifar-10-batches-py or cifar-100-python,
+    or images as torchvision's ImageFolder reads them: `train/CLASS/...` and `val/CLASS/...` or `test/CLASS/...`. Where
+    it has both, `val` is the validation split. As in Tiny ImageNet, val may also be `val/images/...` with
+    val_annotations.txt.
 
-    A name other than `digits` is read from such a folder if `data_dir` is or contains it: ImageNet's family always
-    (with `val` to test on; resized to 64, 128 or 224; the ten-class subsets from a complete ImageNet), the others
-    else with tensorflow-datasets from files prepared under `data_dir` (by default $TFDS_DATA_DIR or
-    ~/tensorflow_datasets); only `download` fetches and prepares those, which needs TensorFlow.
+    Args:
+        name_or_path: a name of `DATASETS`, or the path of an `.npz` or of a folder. Datasets of ImageNet's family are
+            read from a folder that `data_dir` names or contains; `val` is their test split, and the subsets of ten
+            classes are taken out of a complete ImageNet. MNIST, Fashion-MNIST, SVHN and CIFAR are read from such a
+            folder if there is one, and otherwise from files that tensorflow-datasets prepared.
+        size: side, or height and width, to which folders of images are resized: bilinear, with antialiasing, without
+            keeping proportions. None is 64, 128 or 224 for the names of ImageNet's family, and the size of the images
+            in other folders.
+        data_dir: where data named by `name_or_path` are. None is $TFDS_DATA_DIR or ~/tensorflow_datasets.
+        download: whether tensorflow-datasets may fetch and prepare what is missing, which needs TensorFlow.
+        zca: None to normalise images; "kornia" (DD-Ranking, MTT, DC-BENCH) or "kip" (KIP, RFAD) to whiten them by a
+            matrix that is fitted to the train split as it is stored (see `spaces.fit`).
 
-    `zca` whitens the images instead of normalising them, as `spaces.fit` does for "kornia" (DD-Ranking, MTT,
-    DC-BENCH) and "kip" (KIP, RFAD): fitted to the train split as it is stored, applied to every split.
-    Raises `InputError` for anything missing, unreadable or inconsistent.
+    Returns:
+        Images (N, H, W, K) float32 and labels (N,) int32 of each split.
+
+    Raises:
+        InputError: for anything missing, unreadable or inconsistent, and arguments of other types.
     """
-    if not isinstance(name_or_path, str | os.PathLike):
+    if not is_path(name_or_path):
         raise InputError(f"name_or_path is a {type(name_or_path).__name__}; expected the name of a dataset, or a path")
     if zca is not None:
         spaces.check_kind(zca)
@@ -64,22 +74,25 @@ def load_dataset(
 
 
 def as_real(real: RealData | AnyPath) -> RealData:
-    """Real data that are given by a name or a path, as `load_dataset` reads them, or loaded already.
+    """Real data given by a name or a path, which `load_dataset` reads, or loaded already, which come back as they are.
 
-    Raises `InputError` for anything else, and as `load_dataset` does.
+    Raises:
+        InputError: for anything else, and as `load_dataset` does.
     """
     if isinstance(real, RealData):
         return real
-    if not isinstance(real, str | os.PathLike):
+    if not is_path(real):
         raise InputError(f"real is a {type(real).__name__}; expected a name, a path, or what load_dataset gave")
     return load_dataset(real)
 
 
 def with_validation(real: RealData, share: float = 0.1) -> RealData:
-    """`real` with a validation split: its own, else a stratified `share` of train.
+    """`real` with a validation split: the one it has, or else a `share` of every class of train.
 
-    The same images are held out whenever train is the same: at most 5,000, and one per class at least.
-    Raises `InputError` unless 0 < share < 1 and every class has two train images.
+    Equal train splits hold out the same images: at most 5,000, and at least one per class.
+
+    Raises:
+        InputError: unless 0 < share < 1 and every class has two train images.
     """
     if real.validation is not None:
         return real
@@ -88,7 +101,7 @@ def with_validation(real: RealData, share: float = 0.1) -> RealData:
     labels = real.train.labels
     share = min(share, MAX_VALIDATION / len(labels))
     held = np.zeros(len(labels), bool)
-    # Raw draws of the bit generator: NumPy promises them across versions, as it does not its permutations.
+    # Raw draws of the bit generator: NumPy promises that versions agree on them, unlike on permutations.
     rank = np.random.PCG64(_HOLD_OUT_SEED).random_raw(len(labels))
     for c in range(real.num_classes):
         members = np.flatnonzero(labels == c)
@@ -111,7 +124,7 @@ def without_validation(real: RealData) -> RealData:
 
 
 def random_subset(labels: np.ndarray | Split, counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw `counts[c]` images of each class c without replacement: indices (sum of counts,), class-major.
+    """Draws `counts[c]` images of each class c without replacement: indices (sum of counts,), class-major.
 
     `labels` are (N,) class indices, or the split that holds them. Raises `InputError` if a class has too few.
     """
@@ -159,7 +172,7 @@ def as_floats(images: np.ndarray, where: str, white: int = 255) -> np.ndarray:
     return floats
 
 
-# Where data are
+# Reading
 
 
 class _Found(NamedTuple):
@@ -172,7 +185,7 @@ class _Found(NamedTuple):
     stated: dict[str, np.ndarray]
 
 
-def _find(text: str, sides: tuple[int, int] | None, data_dir: AnyPath | None, download: bool) -> _Found:
+def _find(text: str, sides: Sides | None, data_dir: AnyPath | None, download: bool) -> _Found:
     path = _DIGITS if text == "digits" else Path(text).expanduser()
     if text in PUBLISHED:
         return _find_published(text, sides, data_dir, download)
@@ -187,19 +200,14 @@ def _find(text: str, sides: tuple[int, int] | None, data_dir: AnyPath | None, do
     raise InputError(f"unknown dataset {text!r}: {nearest(text, DATASETS)} Or give a path: an .npz file or a folder")
 
 
-def _sides(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    if size is None:
-        return None
-    try:
-        height, width = map(operator.index, (size, size) if isinstance(size, int) else size)
-    except (TypeError, ValueError):
-        height = width = 0
-    if min(height, width) < 1:
+def _sides(size: int | Sides | None) -> Sides | None:
+    sides = size if size is None or isinstance(size, Sequence) else (size, size)
+    if sides and not (len(sides) == 2 and all(isinstance(side, Integral) and side > 0 for side in sides)):
         raise InputError(f"size must be a side or (height, width) in pixels, got {size}")
-    return height, width
+    return sides
 
 
-def _find_published(name: str, size: tuple[int, int] | None, data_dir: AnyPath | None, download: bool) -> _Found:
+def _find_published(name: str, size: Sides | None, data_dir: AnyPath | None, download: bool) -> _Found:
     """A dataset by name: from a folder in its published form if `data_dir` leads to one, else tensorflow-datasets."""
     known = PUBLISHED[name]
     if data_dir is not None:
@@ -229,13 +237,13 @@ def _find_npz(path: Path) -> _Found:
     return _Found(path.stem, str(path), folders.named_by(path.stem), splits, stated)
 
 
-# What data are
+# Checking
 
 
 def _real_data(found: _Found, zca: str | None) -> RealData:
     name, where, known, arrays, stated = found
     white = _white(stated, where)
-    # Each array is let go as soon as there are floats of it.
+    # Popping frees each array as soon as its floats exist.
     splits = {split: _split(*arrays.pop(split), white, f"{where}: {split}") for split in list(arrays)}
     num_classes, pixels = _check_classes(splits, where), splits["train"].images
     if known is None and "mean" not in stated:
@@ -287,10 +295,8 @@ def _check_classes(splits: dict[str, Split], where: str) -> int:
             f"{np.flatnonzero(classes != np.arange(len(classes)))[0]}; number the classes without gaps"
         )
     for name, split in splits.items():
-        if split.images.shape[1:] != train.images.shape[1:]:
-            raise InputError(
-                f"{where}: images of {name} are {split.images.shape[1:]}, of train {train.images.shape[1:]}"
-            )
+        if (shape := split.images.shape[1:]) != train.images.shape[1:]:
+            raise InputError(f"{where}: images of {name} are {shape}, of train {train.images.shape[1:]}")
         if split.labels.max() > classes[-1]:
             raise InputError(f"{where}: {name} has label {split.labels.max()}, which train lacks (0 to {classes[-1]})")
     return len(classes)

@@ -20,7 +20,7 @@ from ddr_jax.data.datasets import as_floats, class_indices
 from ddr_jax.data.files import write_atomically
 from ddr_jax.data.readers import as_array, host_array
 from ddr_jax.data.spaces import Normalised
-from ddr_jax.types import AnyPath, DistilledSets, InputError, OneLine, RealData, nearest, warn
+from ddr_jax.types import AnyPath, DistilledSets, InputError, OneLine, RealData, is_path, nearest, warn
 
 SPACES = ("pixels", "normalised", "zca")
 SOFT_LABELS = ("logits", "probabilities")
@@ -32,15 +32,23 @@ _SUM_TOLERANCE = 1e-3  # of a row of probabilities
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Distilled(OneLine):
-    """Distilled images and labels as somebody stored them: what they declare is all that is known of them.
+    """Distilled images and labels as they are stored, in R runs of a method or in one, and what is declared of them.
 
-    `images` (N, ...) or (R, N, ...), uint8 or floats; `labels` (N,) or (R, N) class indices; `soft_labels`
-    (N, C) or (R, N, C). At least one kind of label is needed. `space` says what the numbers are: "pixels"
-    (uint8, or floats in [0, 1]), "normalised", by `mean` and `std` (K,) if given, else by the real data's, or
-    "zca", whitened as the real data they are scored against.
-    `layout` is "NHWC" or "NCHW", `soft` "logits" or "probabilities"; None where nobody said.
-    Arrays may be given as NumPy's, JAX's or PyTorch's, on any device; they are kept as NumPy's.
-    Raises `InputError` for any other word, and for labels that do not fit the images.
+    Arrays may be NumPy's, JAX's or PyTorch's, on any device; they are kept as NumPy's. What is not declared is None.
+
+    Attributes:
+        name: of the set, in tables and messages. Where there are several runs, run i is the set `name[i]`.
+        images: (N, ...) or (R, N, ...), uint8 or floats.
+        labels: class indices (N,) or (R, N). At least one kind of label is needed.
+        soft_labels: (N, C) or (R, N, C).
+        space: "pixels" (uint8, or floats in [0, 1]); "normalised", by `mean` and `std` if they are given and otherwise
+            as the real data; or "zca", whitened as the real data.
+        layout: "NHWC" or "NCHW".
+        soft: whether soft labels are "logits" or "probabilities".
+        mean, std: (K,), in units of pixels in [0, 1].
+
+    Raises:
+        InputError: for any other word, arrays of other things than numbers, and labels that do not fit the images.
     """
 
     name: str
@@ -65,10 +73,7 @@ class Distilled(OneLine):
         if (self.mean is None) != (self.std is None):
             raise InputError(f"{self.name}: has one of mean and std; give both or neither")
         if self.labels is None and self.soft_labels is None:
-            raise InputError(
-                f"{self.name}: has neither labels nor soft_labels; name the file that holds them (labels=..., "
-                "--labels-file ...), or store them with the images"
-            )
+            raise InputError(f"{self.name}: has neither labels nor soft_labels; store or name them (--labels-file)")
         images = _with_axis(self.images, 5)
         if images.ndim != 5 or not images.size:
             raise InputError(
@@ -95,7 +100,7 @@ def load_distilled(
     layout: str | None = None,
     soft: str | None = None,
 ) -> tuple[Distilled, ...]:
-    """Read one or more distilled sets as people store them; `prepare` checks them against real data.
+    """Reads distilled sets; `prepare` checks them against real data.
 
     A path is one of these:
         `.npz` or `.safetensors` (text in its metadata) with `images` and `labels` or `soft_labels` or both; it may
@@ -105,13 +110,20 @@ def load_distilled(
         `.npy`: images;
         a folder with one sub-folder of images (PNG, JPEG, ...) for each class, in the order of their names: pixels.
 
-    Images that come alone have their labels in another file, `.npy` or `.pt`: `labels` is its path, or one path for
-    each of `paths`. One number per image is its class, one row per image its soft label.
-    What is declared here wins over the file, with an `InputWarning` where they contradict. Raises `InputError` for
-    a file that is missing or unreadable, for images without labels, and for `labels` where a file holds its own.
+    Args:
+        *paths: of the sets. Sets of one file name are told apart by their folders.
+        labels: path of a `.npy` or `.pt` with the labels of images that are stored alone, or one path for each of
+            `paths`. One number per image is its class, one row per image its soft label.
+        space: as in `Distilled`, like the next two; it wins over what a file declares.
+        layout: of the images.
+        soft: of the soft labels.
+
+    Raises:
+        InputError: for a file that is missing or unreadable, images without labels, or `labels` for a file that holds
+            labels. An `InputWarning` says where a declaration contradicts the file.
     """
     for i, path in enumerate(paths):
-        if not isinstance(path, str | os.PathLike):
+        if not is_path(path):
             raise InputError(f"paths[{i}] is a {type(path).__name__}; expected a path")
     files = [Path(path).expanduser() for path in paths]
     names = [path.resolve().name if path.is_dir() else path.stem for path in files]
@@ -123,30 +135,36 @@ def load_distilled(
 
 
 def as_distilled(sets: OneSet | Sequence[OneSet]) -> tuple[Distilled, ...]:
-    """Distilled sets that are given as paths, dictionaries of arrays or `Distilled`, one or a sequence of them.
+    """Distilled sets given as paths, dictionaries of arrays or `Distilled`, one of them or a sequence.
 
-    A dictionary has the keys of an `.npz` (see `load_distilled`), and NumPy's, JAX's or PyTorch's arrays; it is named
-    by its place. Raises `InputError` for anything else, for none, and as `load_distilled` does.
+    A dictionary has the keys of an `.npz` (see `load_distilled`) and NumPy's, JAX's or PyTorch's arrays. Its set is
+    named "set", or "set[i]" at place i of a sequence.
+
+    Raises:
+        InputError: for anything else, for an empty sequence, and as `load_distilled` does.
     """
     alone = isinstance(sets, str) or not isinstance(sets, Sequence)
     given = {"sets": sets} if alone else {f"sets[{i}]": one for i, one in enumerate(cast(Sequence[Any], sets))}
-    loaded = iter(load_distilled(*(one for one in given.values() if isinstance(one, str | os.PathLike))))
+    loaded = iter(load_distilled(*(one for one in given.values() if is_path(one))))
     if not given:
         raise InputError("no distilled sets given")
-    return tuple(
-        next(loaded) if isinstance(one, str | os.PathLike) else _from_memory(one, place) for place, one in given.items()
-    )
+    return tuple(next(loaded) if is_path(one) else _from_memory(one, place) for place, one in given.items())
 
 
 def prepare(sets: Sets, real: RealData) -> DistilledSets:
-    """Check distilled sets and bring them into one form: float32, NHWC, in the space of `real`.
+    """Checks distilled sets and brings them into one form: float32, NHWC, in the space of `real`.
 
-    `sets` are what `as_distilled` takes; those that are prepared already come back as they are. Against whitened real
-    data, sets of pixels and normalised ones are whitened as it was, and floats must say what they are. All sets must
-    have the same number of images in each class. Stored probabilities become their logarithms. Hard labels that are
-    missing are the classes with the largest soft label.
-    Raises `InputError` for whatever cannot be right or cannot be told, and gives an `InputWarning` for
-    whatever is allowed but probably not meant; each names the set.
+    Sets of pixels are normalised or whitened like the real data; normalised sets become pixels first where the real
+    data are whitened or have other constants. Probabilities become their logarithms. Where hard labels are missing,
+    an image's class is that of its largest soft label.
+
+    Args:
+        sets: what `as_distilled` takes; sets that are prepared already come back as they are.
+        real: the real data that the sets stand for.
+
+    Raises:
+        InputError: for images, labels or declarations that cannot be right or leave open what is meant, and for sets
+            that differ in the number of images in a class. An `InputWarning` names what is allowed but improbable.
     """
     if isinstance(sets, DistilledSets):
         if sets.images.shape[2:] != real.image_shape:
@@ -174,22 +192,25 @@ def save_distilled(
     mean: np.ndarray | None = None,
     std: np.ndarray | None = None,
 ) -> None:
-    """Write images (N, H, W, K) or (R, N, H, W, K) and their labels to an `.npz` that `load_distilled` reads.
+    """Writes images (N, H, W, K) or (R, N, H, W, K) and their labels to an `.npz` that `load_distilled` reads.
 
-    The file appears whole or not at all. Meanings are those of `Distilled`; `soft` is required with
-    `soft_labels`. Raises `InputError` if the labels do not fit the images.
+    The other arguments are those of `Distilled`; `soft` is required with `soft_labels`. The file appears whole or not
+    at all.
+
+    Raises:
+        InputError: if the labels do not fit the images, or the file cannot be written.
     """
     path = Path(path)
     if path.suffix != ".npz":
         raise InputError(f"{path}: distilled sets are saved as .npz; end the name in .npz")
     if soft_labels is not None and soft is None:
         raise InputError(f"{path}: say whether the soft labels are {' or '.join(SOFT_LABELS)}")
-    fields = {"images": images, "labels": labels, "soft_labels": soft_labels, "mean": mean, "std": std}
+    fields: dict[str, Any] = {"images": images, "labels": labels, "soft_labels": soft_labels, "mean": mean, "std": std}
     fields |= {"space": space, "layout": "NHWC", "soft": soft}
     Distilled(path.stem, **fields)  # refuses what could not be read back
     buffer = io.BytesIO()
-    content = {key: host_array(value) for key, value in fields.items() if value is not None}
-    np.savez_compressed(buffer, **cast(Any, content))
+    content: dict[str, Any] = {key: host_array(value) for key, value in fields.items() if value is not None}
+    np.savez_compressed(buffer, **content)
     write_atomically(path, buffer.getvalue())
 
 
@@ -200,24 +221,17 @@ def _from_memory(given: Any, place: str) -> Distilled:
     if isinstance(given, Distilled):
         return given
     if not isinstance(given, Mapping):
-        raise InputError(
-            f"{place} is a {type(given).__name__}; expected a path, a dictionary of arrays, or what load_distilled gave"
-        )
+        raise InputError(f"{place} is a {type(given).__name__}; expected a path, a dictionary of arrays or a Distilled")
     name = place.replace("sets", "set")
     return Distilled(name, **readers.pick(given, ("images",), _OPTIONAL, name))
 
 
-def _labels_files(
-    files: list[Path], labels: str | os.PathLike | Sequence[str | os.PathLike] | None
-) -> Sequence[Path | None]:
+def _labels_files(files: list[Path], labels: AnyPath | Sequence[AnyPath] | None) -> Sequence[Path | None]:
     """The labels file of each images file, or None."""
-    if labels is None or isinstance(labels, str | os.PathLike):
-        return [None if labels is None else Path(labels).expanduser()] * len(files)
-    if len(labels) != len(files):
-        raise InputError(
-            f"{len(labels)} labels files for {len(files)} distilled sets; give one for all, or one for each in order"
-        )
-    return [Path(path).expanduser() for path in labels]
+    given = [labels] * len(files) if labels is None or isinstance(labels, str | os.PathLike) else labels
+    if len(given) != len(files):
+        raise InputError(f"{len(given)} labels files for {len(files)} distilled sets; give one for all or for each")
+    return [None if path is None else Path(path).expanduser() for path in given]
 
 
 def _load(path: Path, name: str, beside: Path | None, said: dict[str, str | None]) -> Distilled:
@@ -263,7 +277,7 @@ def _runs_of_dc(runs: Any, path: Path) -> dict[str, np.ndarray]:
 
 
 def _labels_entry(images: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """Labels under their name: soft where they have an axis more than the images have before (H, W, K)."""
+    """Labels by name: soft labels have one axis more than the images have before (H, W, K)."""
     return {"soft_labels" if labels.ndim == images.ndim - 2 else "labels": labels}
 
 
@@ -271,7 +285,7 @@ def _labels_entry(images: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarra
 
 
 def _with_axis(array: Any, ndim: int) -> Any:
-    """With an axis of one run before, if it has one axis too few."""
+    """The array with an axis of one run in front, if it has one axis too few."""
     return array[None] if array is not None and array.ndim == ndim - 1 else array
 
 
@@ -355,10 +369,7 @@ def _space(file: Distilled) -> str:
     if file.space is None:
         return _guess_space(file, low, high, values)
     if file.space == "pixels" and (low < -0.5 or high > 1.5):
-        raise InputError(
-            f"{file.name}: declares pixels, which must lie in [0, 1], but has {values}; declare normalised, "
-            "or divide 0..255 by 255"
-        )
+        raise InputError(f"{file.name}: declares pixels, but has {values}; declare normalised, or divide 0..255 by 255")
     if file.space == "pixels" and not within:
         warn(f"{file.name}: declares pixels, which lie in [0, 1], but has {values}; used as they are")
     if file.space != "pixels" and within:
@@ -367,7 +378,7 @@ def _space(file: Distilled) -> str:
 
 
 def _guess_space(file: Distilled, low: float, high: float, values: str) -> str:
-    """What undeclared floats must be: only negative numbers are beyond doubt."""
+    """The space of floats that declare none: only negative numbers leave no doubt."""
     if low < -0.05:
         return "normalised"
     if low >= 0 and high <= 1:
@@ -375,10 +386,7 @@ def _guess_space(file: Distilled, low: float, high: float, values: str) -> str:
         return "pixels"
     if low >= 0 and high > 20:
         raise InputError(f"{file.name}: images have {values}, as if pixels were 0..255; store uint8, or divide by 255")
-    raise InputError(
-        f"{file.name}: images have {values}, which could be pixels or normalised; declare the space "
-        "(--space pixels or --space normalised)"
-    )
+    raise InputError(f"{file.name}: images have {values}, pixels or normalised; declare the space (--space)")
 
 
 # Labels (R, N) and soft labels (R, N, C)
@@ -395,7 +403,7 @@ def _hard_labels(file: Distilled, soft_labels: np.ndarray | None, num_classes: i
             f"{file.name}: has label {labels.max()}, but the real data's classes are 0 to {num_classes - 1}"
             f"{'; they seem to count from 1: subtract 1' if from_one else ''}"
         )
-    if soft_labels is not None and (share := np.mean(soft_labels.argmax(-1) != labels)) > 0.5:
+    if soft_labels is not None and (share := float(np.mean(soft_labels.argmax(-1) != labels))) > 0.5:
         warn(
             f"{file.name}: in {share:.0%} of the images the largest soft label is not the hard label; "
             "are the two in the same order?"
@@ -430,7 +438,7 @@ def _soft_labels(file: Distilled, num_classes: int) -> np.ndarray:
 
 
 def _check_together(parts: list[DistilledSets], num_classes: int) -> None:
-    """One number of images in each class, one kind of labels, no name twice."""
+    """Refuses sets that differ in images per class or in kinds of labels, and names that stand twice."""
     names = [name for part in parts for name in part.names]
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise InputError(f"{repeated[0]} is the name of several sets; give each set once, under its own name")
@@ -441,11 +449,8 @@ def _check_together(parts: list[DistilledSets], num_classes: int) -> None:
                 f"{names[0]} has {_per_class(counts[0])}, {name} has {_per_class(count)}: sets scored "
                 "together share a random baseline; score these in separate calls"
             )
-    for part in parts:
-        if (part.soft_labels is None) != (parts[0].soft_labels is None):
-            raise InputError(
-                f"of {names[0]} and {part.names[0]} only one has soft labels; score them in separate calls"
-            )
+    if odd := [part.names[0] for part in parts if (part.soft_labels is None) != (parts[0].soft_labels is None)]:
+        raise InputError(f"of {names[0]} and {odd[0]} only one has soft labels; score them in separate calls")
     _check_balance(names, counts[0])
 
 

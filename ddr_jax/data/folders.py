@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ddr_jax.data.readers import class_names, pick, read_classes, read_idx, read_images, read_pickle
+from ddr_jax.data import readers
+from ddr_jax.data.readers import Labelled, Sides, class_names
 from ddr_jax.types import InputError, Split, warn
 
-Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
+Arrays = dict[str, Labelled]
 KINDS = (
     "train-images-idx3-ubyte.gz and its three companions (MNIST, Fashion-MNIST), data_batch_1 to 5 and test_batch "
     "(cifar-10-batches-py), train, test and meta (cifar-100-python), or train/CLASS/*.png with val/CLASS or test/CLASS"
@@ -58,7 +59,7 @@ class Known:
 
 
 def _imagenet(*chosen: int, size: int = 128, classes: int = 1000, folder: str = "") -> Known:
-    """A dataset of ImageNet's family, whose images cannot be counted: copies differ."""
+    """A dataset of ImageNet's family, without numbers of images: published copies differ in them."""
     return Known((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), True, 0, 0, folder, Tree(size, classes, chosen or None))
 
 
@@ -105,7 +106,7 @@ def told_by(splits: dict[str, Split], where: str) -> Known | None:
 
 
 def kind(folder: Path) -> str | None:
-    """How a folder holds real data: "idx", "cifar10", "cifar100" or "images"; None if in no way that is known."""
+    """How a folder holds real data: "idx", "cifar10", "cifar100" or "images"; None if none of these."""
     if (folder / "train-images-idx3-ubyte.gz").is_file():
         return "idx"
     if (folder / "data_batch_1").is_file():
@@ -117,7 +118,7 @@ def kind(folder: Path) -> str | None:
     return None
 
 
-def read_folder(folder: Path, size: tuple[int, int] | None = None, tree: Tree | None = None) -> Arrays:
+def read_folder(folder: Path, size: Sides | None = None, tree: Tree | None = None) -> Arrays:
     """The arrays of a folder of any `kind`; `size` and `tree` are for those of images.
 
     Raises `InputError` for a folder of no known kind and for files that are missing, damaged or inconsistent.
@@ -133,10 +134,11 @@ def read_folder(folder: Path, size: tuple[int, int] | None = None, tree: Tree | 
 
 
 def _read_idx(folder: Path) -> Arrays:
-    return {
-        split: (read_idx(folder / f"{stem}-images-idx3-ubyte.gz"), read_idx(folder / f"{stem}-labels-idx1-ubyte.gz"))
-        for split, stem in (("train", "train"), ("test", "t10k"))
-    }
+    splits = {}
+    for split, stem in (("train", "train"), ("test", "t10k")):
+        images = readers.read_idx(folder / f"{stem}-images-idx3-ubyte.gz")
+        splits[split] = images, readers.read_idx(folder / f"{stem}-labels-idx1-ubyte.gz")
+    return splits
 
 
 def _read_cifar(folder: Path, name: str) -> Arrays:
@@ -150,25 +152,25 @@ def _read_cifar(folder: Path, name: str) -> Arrays:
     return splits
 
 
-def _cifar_batch(path: Path, key: bytes) -> tuple[np.ndarray, np.ndarray]:
+def _cifar_batch(path: Path, key: bytes) -> Labelled:
     """Images (N, 32, 32, 3) uint8 and labels (N,) of one file, whose rows hold one channel after another."""
-    content = read_pickle(path)
+    content = readers.read_pickle(path)
     if not isinstance(content, dict):
         raise InputError(f"{path}: not a batch of CIFAR, which is a dictionary; download it again")
-    batch = pick(content, (b"data", key), (), path)
+    batch = readers.pick(content, (b"data", key), (), path)
     pixels = np.asarray(batch[b"data"])
     if pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != 3 * 32 * 32:
         raise InputError(f"{path}: data must be uint8 of shape (N, 3072), got {pixels.dtype} {pixels.shape}")
     return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), np.asarray(batch[key])
 
 
-def _read_tree(folder: Path, size: tuple[int, int] | None, tree: Tree | None) -> Arrays:
+def _read_tree(folder: Path, size: Sides | None, tree: Tree | None) -> Arrays:
     """Splits of images by class: `val` is the test split, or the validation split where `test` has classes too.
 
     Of a `tree`, `val` is always the test split. It may be as Tiny ImageNet's is: `val/images` and a list.
     """
     classes = class_names(folder / "train")
-    # As published, the test images of ImageNet's family have no labels and lie in no folders of classes.
+    # The published test images of ImageNet's family have no labels and lie in no folders of classes.
     labelled = [
         split for split in _TEST_SPLITS if _has_class(folder / split, classes) or (folder / split / _LIST).is_file()
     ]
@@ -183,16 +185,14 @@ def _has_class(folder: Path, classes: Sequence[str]) -> bool:
     return any((folder / name).is_dir() for name in classes)
 
 
-def _read_split(
-    folder: Path, split: str, size: tuple[int, int] | None, classes: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray]:
+def _read_split(folder: Path, split: str, size: Sides | None, classes: Sequence[str]) -> Labelled:
     if (folder / split / _LIST).is_file() and not _has_class(folder / split, classes):
         return _read_listed(folder / split, size, classes)
     _check_classes(folder, split, classes)
-    return read_classes(folder / split, size, classes)
+    return readers.read_classes(folder / split, size, classes)
 
 
-def _read_listed(folder: Path, size: tuple[int, int] | None, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def _read_listed(folder: Path, size: Sides | None, classes: Sequence[str]) -> Labelled:
     """Images and class indices by a list with a line for each image: its file, its class and more, between tabs."""
     lines = [line.split() for line in (folder / _LIST).read_text().splitlines() if line.strip()]
     index = {name: i for i, name in enumerate(classes)}
@@ -205,7 +205,7 @@ def _read_listed(folder: Path, size: tuple[int, int] | None, classes: Sequence[s
     if not lines:
         raise InputError(f"{folder / _LIST}: lists no images; download the dataset again")
     labels = np.array([index[name] for _, name, *_ in lines])
-    return read_images([folder / "images" / file for file, *_ in lines], size), labels
+    return readers.read_images([folder / "images" / file for file, *_ in lines], size), labels
 
 
 def _choose(folder: Path, classes: Sequence[str], tree: Tree) -> list[str]:

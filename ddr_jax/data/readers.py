@@ -1,4 +1,4 @@
-"""Arrays from files that others wrote, without ever running what is in them: NumPy, safetensors, PyTorch, images."""
+"""Arrays from files of NumPy, safetensors, PyTorch and images, without running code that a file may hold."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from ddr_jax.types import InputError, warn
 
+Labelled: TypeAlias = tuple[np.ndarray, np.ndarray]  # images (N, ...) and their classes (N,)
+Sides: TypeAlias = tuple[int, int]  # height and width in pixels
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 _GREY = ("1", "L", "LA")
 _DEEP = ("I", "F")  # first letters of Pillow's modes with more than 8 bits
 
 
 def host_array(value: Any) -> np.ndarray:
-    """A NumPy array of anything like one: NumPy, JAX or PyTorch arrays (also on a GPU), lists and numbers."""
+    """A NumPy array of an array of NumPy, JAX or PyTorch (also on a GPU), of a list or a number."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         value = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
@@ -41,7 +43,7 @@ def require_file(path: Path) -> None:
 
 @contextmanager
 def _reading(path: Path, problem: str, *causes: type[Exception]) -> Iterator[None]:
-    """One `InputError` of whatever goes wrong while a file is read: the file, the problem, the cause."""
+    """Turns the `causes` that arise while a file is read into an `InputError` with the file and the problem."""
     require_file(path)
     try:
         yield
@@ -51,12 +53,11 @@ def _reading(path: Path, problem: str, *causes: type[Exception]) -> Iterator[Non
         raise InputError(f"{path}: {problem} ({error})") from error
 
 
-def pick(content: Mapping, required: Iterable, optional: Iterable, where: Path | str) -> dict[Any, Any]:
+def pick(content: Mapping[Any, Any], required: Iterable[Any], optional: Iterable[Any], where: Any) -> dict[Any, Any]:
     """The named entries of a file's content; raises `InputError` if a required one is missing."""
     if missing := [key for key in required if key not in content]:
-        raise InputError(
-            f"{where}: no {', '.join(map(str, missing))}; it holds {', '.join(map(str, content)) or 'nothing'}"
-        )
+        held = ", ".join(map(str, content)) or "nothing"
+        raise InputError(f"{where}: no {', '.join(map(str, missing))}; it holds {held}")
     return {key: content[key] for key in (*required, *optional) if key in content}
 
 
@@ -86,7 +87,7 @@ def _member(file: Mapping[str, np.ndarray], key: str, path: Path) -> np.ndarray:
         return file[key]
     except ValueError as error:
         raise InputError(
-            f"{path}: {key} cannot be read without unpickling, which could run a stranger's code; "
+            f"{path}: {key} cannot be read without unpickling, which could run foreign code; "
             "save it as an array of numbers or text"
         ) from error
     except (zlib.error, zipfile.BadZipFile, EOFError, OSError) as error:
@@ -135,14 +136,14 @@ def read_pt(path: Path) -> Any:
     if importlib.util.find_spec("torch") is None:
         raise InputError(f"{path}: reading PyTorch's files needs PyTorch: pip install 'ddr-jax[torch]'")
     torch: Any = importlib.import_module("torch")
-    # Another's parser on a stranger's file: whatever fails there is news for the user, not for a debugger.
+    # PyTorch's parser raises many kinds of errors for damaged files.
     try:
         with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in _STAND_INS.items()]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise InputError(
             f"{path}: damaged, not a file of torch.save, or holds more than tensors, numbers and text, which could run "
-            f"a stranger's code ({type(error).__name__}); save images and labels as a dictionary of tensors"
+            f"foreign code ({type(error).__name__}); save images and labels as a dictionary of tensors"
         ) from error
 
 
@@ -152,7 +153,7 @@ def read_pickle(path: Path) -> Any:
     Nothing else is unpickled. Raises `InputError` if the file is missing, damaged or holds anything else.
     """
     problem = "damaged, or not the pickle it should be; download it again"
-    # Any exception: a stranger's bytes may call few functions, but with arguments of their choice.
+    # The file calls few functions, but chooses their arguments: any error may arise.
     with _reading(path, problem, Exception), path.open("rb") as file:
         return _Unpickler(file, encoding="bytes").load()
 
@@ -170,7 +171,7 @@ def read_array(path: Path) -> np.ndarray:
 
 
 def as_array(value: Any, where: Path | str) -> np.ndarray:
-    """`host_array` of a value that others gave; raises `InputError` unless it is an array of numbers."""
+    """`host_array` of a value, once it is an array of numbers; raises `InputError` otherwise."""
     try:
         array = host_array(value)
     except (TypeError, ValueError, RuntimeError):
@@ -185,7 +186,7 @@ def as_array(value: Any, where: Path | str) -> np.ndarray:
 
 
 class _Dtype:
-    """Stands for numpy.dtype in a pickle: NumPy's own would set whatever state a file asks for."""
+    """Stands for numpy.dtype in a pickle: NumPy's own would take any state that a file asks for."""
 
     def __init__(self, code: Any, *_: bool):
         self.dtype = np.dtype(code)
@@ -234,9 +235,7 @@ class _Unpickler(pickle.Unpickler):
 # Images
 
 
-def read_classes(
-    folder: Path, size: tuple[int, int] | None = None, classes: Sequence[str] | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def read_classes(folder: Path, size: Sides | None = None, classes: Sequence[str] | None = None) -> Labelled:
     """Images (N, H, W, K) and class indices (N,) from a folder with one sub-folder of images for each class.
 
     A class is the position of its sub-folder in `classes`, by default all of them in the order of their names.
@@ -244,9 +243,8 @@ def read_classes(
     """
     classes = class_names(folder) if classes is None else classes
     files = [_image_files(folder / name) for name in classes]
-    return read_images([path for paths in files for path in paths], size), np.repeat(
-        np.arange(len(files)), [len(paths) for paths in files]
-    )
+    labels = np.repeat(np.arange(len(files)), [len(paths) for paths in files])
+    return read_images([path for paths in files for path in paths], size), labels
 
 
 def class_names(folder: Path) -> list[str]:
@@ -262,7 +260,7 @@ def class_names(folder: Path) -> list[str]:
     return names
 
 
-def read_images(paths: Sequence[Path], size: tuple[int, int] | None = None) -> np.ndarray:
+def read_images(paths: Sequence[Path], size: Sides | None = None) -> np.ndarray:
     """Images (N, H, W, K) in the order of `paths`, grey (K = 1) if all of them are, otherwise RGB.
 
     They are uint8 if they have one size, which is `size` (H, W) if that is given; else float32 in [0, 1], resized
@@ -292,7 +290,7 @@ def _image_files(folder: Path) -> list[Path]:
     raise InputError(f"{folder}: holds no images; a class needs files named {', '.join(IMAGE_SUFFIXES)}")
 
 
-def _mode_and_size(path: Path) -> tuple[str, tuple[int, int]]:
+def _mode_and_size(path: Path) -> tuple[str, Sides]:
     from PIL import Image
 
     problems = OSError, Image.DecompressionBombError
@@ -303,7 +301,7 @@ def _mode_and_size(path: Path) -> tuple[str, tuple[int, int]]:
     return mode, (height, width)
 
 
-def _decoded(path: Path, grey: bool, size: tuple[int, int] | None) -> np.ndarray:
+def _decoded(path: Path, grey: bool, size: Sides | None) -> np.ndarray:
     """(H, W, K): uint8, or resized to (H, W) as floats in [0, 1]."""
     from PIL import Image
 
@@ -319,7 +317,7 @@ def _decoded(path: Path, grey: bool, size: tuple[int, int] | None) -> np.ndarray
 
 
 def _check_memory(shape: tuple[int, ...], path: Path) -> None:
-    """Images end as float32: refuse what the machine could never hold, before hours of decoding."""
+    """Refuses, before hours of decoding, images that the machine cannot hold as float32."""
     if not hasattr(os, "sysconf"):  # Windows does not say
         return
     need, have = 4 * np.prod(shape, dtype=float), float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES")

@@ -14,7 +14,7 @@ from ddr_jax.types import InputError, OneLine, fingerprint, nearest
 KINDS = ("kornia", "kip")
 _EPS = 0.1  # kornia: added to each eigenvalue; kip: times the mean eigenvalue
 _CHUNK = 4096  # images at a time, so that no copy of all of them is made in float64
-_NO_CONTRAST = 1e-6  # an image with less has none but rounding's
+_NO_CONTRAST = 1e-6  # an image with a smaller norm is constant up to rounding
 _MAX_FEATURES = 64 * 64 * 3  # the matrix of more would take hours and many gigabytes
 
 
@@ -68,8 +68,8 @@ class Whitened(OneLine):
 
     Pixels become (pixel − `shift`) / `scale` per channel; of kind "kip" each image is then centred and divided by
     its norm; and its features f become (f − `centre`) `matrix`. `shift` and `scale` are (K,), `centre` is (F,),
-    `matrix` is (F, F) and symmetric, all float64. `mean` and `std` (K,) float32 play no part in that: they are how the
-    same data is normalised where it is not whitened.
+    `matrix` is (F, F) and symmetric, all float64. `mean` and `std` (K,) float32 play no part in that: by
+    them the same data are normalised where they are not whitened.
     """
 
     kind: str
@@ -112,14 +112,16 @@ def check_kind(kind: str) -> None:
 
 
 def fit(pixels: np.ndarray, kind: str, constants: Normalised, where: str) -> Whitened:
-    """The whitening of train images: pixels (N, H, W, K) in [0, 1], which `constants` would normalise.
+    """The whitening fitted to train images: pixels (N, H, W, K) in [0, 1], which `constants` would normalise.
 
     "kornia" is kornia's ZCAWhitening with eps = 0.1, which DD-Ranking, MTT and DC-BENCH use: where U diag(s) Uᵀ is
     the unbiased covariance of the pixels, the matrix is U diag(1 / sqrt(s + 0.1)) Uᵀ.
     "kip" is that of KIP (Nguyen et al. 2021, arXiv 2107.13034): channels are standardised, each image is centred
-    and divided by its norm, XᵀX / N takes the covariance's place, and a tenth of its mean eigenvalue that of 0.1.
-    Raises `InputError` for an unknown kind, a single image, images that are too large, and for kind "kip" a channel
-    that is constant.
+    and divided by its norm, XᵀX / N stands for the covariance, and a tenth of its mean eigenvalue for 0.1.
+
+    Raises:
+        InputError: for an unknown kind, a single image, images that are too large, and for kind "kip" a channel that is
+            constant.
     """
     check_kind(kind)
     size, depth = math.prod(pixels.shape[1:]), pixels.shape[-1]
@@ -148,7 +150,7 @@ def _matrix(pixels: np.ndarray, kind: str, shift: np.ndarray, scale: np.ndarray,
     moments /= len(pixels) - (kind == "kornia")
     variances, directions = np.linalg.eigh(moments)
     eps = _EPS * (variances.mean() if kind == "kip" else 1)
-    # Rounding makes variances of nothing slightly negative.
+    # Rounding makes variances that should be 0 slightly negative.
     return directions / np.sqrt(np.maximum(variances, 0) + eps) @ directions.T
 
 

@@ -42,7 +42,7 @@ def _how_to_prepare(name: str, root: Path) -> str:
 
 def _prepared_folder(folder: Path) -> Path | None:
     """The folder of the newest version that tensorflow-datasets finished preparing as array_record."""
-    # By hand: tensorflow-datasets imports in seconds, and without a network gives up only after minutes.
+    # Without tensorflow-datasets, which takes seconds to import and minutes to give up where there is no network.
     versions = [
         child
         for child in folder.glob("*")
@@ -58,7 +58,7 @@ def _prepare(name: str, root: Path) -> Path:
         raise InputError(f"preparing {name} needs TensorFlow: pip install 'ddr-jax[tf]' (2.5 GB)")
     import tensorflow_datasets as tfds
 
-    # Another's library on an unknown network: whatever fails there is news for the user, not for a debugger.
+    # Downloads fail with many kinds of errors.
     try:
         builder = tfds.builder(name, data_dir=root, file_format="array_record")
         builder.download_and_prepare()

@@ -81,6 +81,38 @@ def test_whitening_that_cannot_be_fitted_is_refused(pixels, kind, message):
         fit(pixels, kind)
 
 
+def test_images_may_be_written_over_their_pixels():
+    for space in (HALF, fit(PIXELS, "kornia"), fit(PIXELS, "kip")):
+        expected, pixels = space.images(PIXELS), PIXELS.copy()
+        assert space.images(pixels, out=pixels) is pixels
+        np.testing.assert_array_equal(pixels, expected)
+
+
+def test_axes_before_the_image_do_not_matter():
+    for space in (HALF, fit(PIXELS, "kornia"), fit(PIXELS, "kip")):
+        runs = PIXELS.reshape(2, 100, 5, 4, 3)
+        np.testing.assert_allclose(space.images(runs).reshape(PIXELS.shape), space.images(PIXELS), atol=1e-5)
+        images = space.images(PIXELS)
+        np.testing.assert_allclose(
+            space.pixels(images.reshape(runs.shape)).reshape(PIXELS.shape), space.pixels(images), atol=1e-5
+        )
+
+
+def test_normalised_images_are_pixels_less_the_mean_over_the_deviation():
+    space = Normalised(np.float32([0.1, 0.2, 0.3]), np.float32([0.5, 0.25, 0.2]))
+    expected = (PIXELS.astype(np.float64) - [0.1, 0.2, 0.3]) / [0.5, 0.25, 0.2]
+    np.testing.assert_allclose(space.images(PIXELS), expected, atol=1e-6)
+    np.testing.assert_allclose(space.pixels(space.images(PIXELS)), PIXELS, atol=1e-6)
+
+
+def test_digests_tell_spaces_apart():
+    other = Normalised(HALF.mean, HALF.std * np.float32(1.5))
+    whitened = [spaces.fit(PIXELS, kind, constants, "made") for kind in spaces.KINDS for constants in (HALF, other)]
+    digests = [space.digest for space in (HALF, other, *whitened, fit(PIXELS[:100], "kornia"))]
+    assert len(set(digests)) == len(digests)
+    assert fit(PIXELS, "kornia").digest == whitened[0].digest
+
+
 def test_the_picture_shows_whitened_images_as_pixels():
     fitted, labels = fit(PIXELS, "kornia"), np.arange(3, dtype=np.int32)
     split = Split(fitted.images(PIXELS[:3]), labels)
