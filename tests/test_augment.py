@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import chex
 import jax
@@ -86,8 +87,8 @@ def _only(operation, **strengths):
 
 
 def test_registries_hold_the_protocols_operations_and_modes():
-    assert tuple(dsa.OPERATIONS) == protocol.OPERATIONS
-    assert tuple(dsa.MODES) == protocol.DSA_MODES
+    assert tuple(dsa.OPERATIONS) == augmentations.OPERATIONS
+    assert tuple(dsa.MODES) == get_args(get_type_hints(DSA)["mode"])
 
 
 @pytest.mark.parametrize("name", augmentations.AUGMENTATIONS)
@@ -127,7 +128,7 @@ def test_vmapped_batch_equals_lone_batch():
     chex.assert_trees_all_close(together, np.stack(alone), atol=1e-5)
 
 
-@pytest.mark.parametrize("operation", protocol.OPERATIONS)
+@pytest.mark.parametrize("operation", augmentations.OPERATIONS)
 def test_every_image_of_a_batch_has_its_own_draws(operation):
     images = jnp.tile(_images(1, 8, 8, 3), (32, 1, 1, 1))
     augmented = _dsa(jax.random.key(2), images, _only(operation, crop=0.5))
@@ -147,7 +148,7 @@ def test_any_shape_and_dtype_is_kept_with_finite_values_and_gradients(shape, dty
 
     @jax.jit
     def by_operation(x):
-        return {name: jax.value_and_grad(total)(x, name) for name in protocol.OPERATIONS}
+        return {name: jax.value_and_grad(total)(x, name) for name in augmentations.OPERATIONS}
 
     chex.assert_tree_all_finite(by_operation(images))
 
