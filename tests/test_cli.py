@@ -252,7 +252,7 @@ def _ten_per_class():
         (["lrs", "mine.npz", "--real", "digits", "--config", "no.yaml"], "no.yaml"),
         (["lrs", "mine.npz", "--real", "digits", "--ipc", "10"], "ipc is 10, but mine has 2 to 2 images per class"),
         (["lrs", "mine.npz", "--real", "digits", "--real-recipe"], "no recipe for ConvNet-3 on digits"),
-        (["lrs", "mine.npz", "--real", "digits", "--real-accuracy", "known"], "give a number to --real-accuracy"),
+        (["lrs", "mine.npz", "--real", "digits", "--real-accuracy", "known"], "give a number to real_accuracy"),
         (["lrs", "bare.npz", "--real", "digits", "--space", "zca"], "--zca"),
         (["lrs", "mine.npz", "--real", "digits", "--zca", "kornia", "--augment", "randaugment"], "works on pixels"),
         (["ars", "mine.npz", "--real", "digits", "--augment", "crop", "--dsa-strategy", "color"], "choose dsa"),

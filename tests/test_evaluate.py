@@ -81,11 +81,11 @@ class Mine(nn.Module):
 
 
 def test_a_module_of_the_users_is_a_student_and_known_by_what_it_computes(real, tmp_path):
-    runner = Runner(Store(tmp_path / "cache"))
-    result = ddr.accuracy(distilled(), real, protocol(student=Mine()), seeds=2, runner=runner)
+    cache = tmp_path / "cache"
+    result = ddr.accuracy(distilled(), real, protocol(student=Mine()), seeds=2, store=cache)
     result.save(tmp_path / "r.json")
     assert ddr.load_result(tmp_path / "r.json").scores["accuracy"] == result.scores["accuracy"]
-    again = ddr.accuracy(distilled(), real, protocol(student=Mine()), seeds=2, runner=runner)
+    again = ddr.accuracy(distilled(), real, protocol(student=Mine()), seeds=2, store=cache)
     assert (again.times["students_reused"], result.times["students_trained"]) == (2, 2)
     with pytest.raises(ddr.InputError, match="no student"):
         ddr.accuracy(distilled(), real, ddr.load_result(tmp_path / "r.json").settings.protocol, seeds=2)

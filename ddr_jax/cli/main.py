@@ -78,7 +78,7 @@ def _run(name: str, command: Any) -> None:
     settings = options.settings(name, command, real.flips, real.name)
     sets = distilled.prepare(files, real)
     _check_ipc(command, sets)
-    for folder in (out.parent, command.cache) if command.store else (out.parent,):
+    for folder in (out.parent, options.cache_folder(command)) if command.store else (out.parent,):
         check_writable(folder)
     _start_jax(command)
 
@@ -95,7 +95,7 @@ def _run(name: str, command: Any) -> None:
         devices=command.devices,
         precision=command.precision,
     )
-    kept = store.Store(command.cache) if command.store else None
+    kept = store.Store(options.cache_folder(command)) if command.store else None
     for note in getattr(command, "notes", ()):
         print(f"ddr-jax: {note}", file=sys.stderr)
     students = getattr(command, "students", ())
@@ -172,7 +172,7 @@ def _start_jax(command: Any) -> None:
     """Programs kept from earlier starts; and one CPU device per core, unless an accelerator is there."""
     from ddr_jax.train.devices import use_compilation_cache, use_cpu_cores
 
-    use_compilation_cache(command.cache / "programs")
+    use_compilation_cache(options.cache_folder(command) / "programs")
     use_cpu_cores(command.devices or min(os.cpu_count() or 1, MAX_CPU_DEVICES))
 
 

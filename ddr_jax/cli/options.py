@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -31,8 +31,9 @@ MACHINE_OPTIONS = ("out", "cache", "store", "devices", "config", "notes")  # say
 Named = Literal[("none", *NAMED_AUGMENTATIONS)]  # type: ignore[valid-type]
 
 
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddr_jax"
+def cache_folder(command: Any) -> Path:
+    """Where a command keeps finished students and compiled programs."""
+    return command.cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddr_jax"
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Running:
     """Root of all randomness."""
     out: Path | None = None
     """The JSON result; a picture and the configuration are written beside it. Default: results/COMMAND-SET.json."""
-    cache: Path = field(default_factory=_cache_folder)
-    """Where finished students and teachers are kept and found again."""
+    cache: Path | None = None
+    """Where finished students and teachers are kept and found again. Default: in $XDG_CACHE_HOME or ~/.cache."""
     store: bool = True
     """Look finished students up in the cache, and keep new ones there."""
     devices: int | None = None

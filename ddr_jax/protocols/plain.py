@@ -65,9 +65,7 @@ def knobs(kind: type[Any]) -> tuple[Knob, ...]:
     for field in dataclasses.fields(kind):
         annotated = get_origin(hints[field.name]) is Annotated
         hint, *marks = get_args(hints[field.name]) if annotated else (hints[field.name],)
-        made = field.default_factory is not dataclasses.MISSING
-        default = field.default_factory() if made else field.default
-        found.append(Knob(field.name, hint, tuple(marks), default, docs.get(field.name, "")))
+        found.append(Knob(field.name, hint, tuple(marks), field.default, docs.get(field.name, "")))
     return tuple(found)
 
 
