@@ -134,7 +134,7 @@ def torchvision() -> dict[str, Entry]:
     """Torchvision's networks as PyTorch ddranking builds them; its ResNets have batch norm with or without -BN."""
     vgg, resnet = "ddr_jax.nets.vgg:TorchvisionVGG", "ddr_jax.nets.resnet:ResNet"
     entries = {
-        "AlexNet": Entry("ddr_jax.nets.alexnet:TorchvisionAlexNet", windows=torchvision_alexnet_windows),
+        "AlexNet": Entry("ddr_jax.nets.classic:TorchvisionAlexNet", windows=torchvision_alexnet_windows),
         **{
             f"VGG-{depth}{suffix}": Entry(vgg, {"depth": depth, "norm": norm}, lambda image_shape: (HALVE,) * 5)
             for depth in VGGS
@@ -151,9 +151,9 @@ def torchvision() -> dict[str, Entry]:
 
 NETS: dict[str, Entry] = {
     **convnets(),
-    "MLP": Entry("ddr_jax.nets.mlp:MLP", has_width=True),
-    "LeNet": Entry("ddr_jax.nets.lenet:LeNet", windows=lenet_windows),
-    "AlexNet": Entry("ddr_jax.nets.alexnet:AlexNet", windows=alexnet_windows),
+    "MLP": Entry("ddr_jax.nets.classic:MLP", has_width=True),
+    "LeNet": Entry("ddr_jax.nets.classic:LeNet", windows=lenet_windows),
+    "AlexNet": Entry("ddr_jax.nets.classic:AlexNet", windows=alexnet_windows),
     **vggs(),
     **resnets(),
     "ViT-6": Entry("ddr_jax.nets.vit:ViT", {"depth": 6}, lambda image_shape: ((4, 4, 0),), has_width=True),
