@@ -45,7 +45,7 @@ def build_named(name: str, num_classes: int, width: int) -> nn.Module:
         raise InputError(f"{name} has 4 {parts}: width must be a multiple of 4, got {width}")
     module, _, attribute = entry.target.partition(":")
     settings = {**entry.settings, "width": width} if entry.has_width else entry.settings
-    return getattr(import_module(module), attribute)(num_classes=num_classes, **settings)
+    return getattr(import_module(f"ddr_jax.nets.{module}"), attribute)(num_classes=num_classes, **settings)
 
 
 def init(net: nn.Module, key: jax.Array, image_shape: tuple[int, ...]) -> Variables:
