@@ -1,4 +1,4 @@
-"""Any of the protocol's augmentations of a batch: a new one is a row of `AUGMENTATIONS` and a function of its own."""
+"""Any of the protocol's augmentations of a batch: a new one is a function and a row of `AUGMENTATIONS`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The students' networks, by name or as modules of the user's; nothing outside this room imports flax.linen.
+"""The students' networks, by name or as flax modules that a user gives; nothing outside this room imports flax.linen.
 
 Names are read and checked without jax (`check`, `names.NETS`); the rest is loaded at its first use.
 """

@@ -1,4 +1,4 @@
-"""Flax modules of the user's, made students."""
+"""A user's own flax modules, made students."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MODES = ("train", "training", "deterministic")  # arguments by which modules are
 
 
 class Own(nn.Module):
-    """A module of the user's, called as every student is; its variables are named as its own."""
+    """A user's own module, called as every student is; its variables keep their names."""
 
     module: nn.Module
 

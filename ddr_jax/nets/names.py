@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from functools import partial
+from typing import Any
 
 from ddr_jax.types import InputError, nearest
 
@@ -19,15 +19,20 @@ HALVE: Window = (2, 2, 0)
 class Entry:
     """One network: adding one to the registry is adding an `Entry` to `NETS`.
 
-    `target` is "package.module:Class" of a linen module whose fields are `num_classes`, those in `settings`
-    and, where `has_width`, `width`, and whose `__call__(images, train)` gives logits; `embed(images, train)`
-    is only needed for `nets.embed`. `windows` gives the windows that shrink (H, W, K) images, in order.
+    `target` is "module:Class", in `ddr_jax.nets`, of a linen module whose fields are `num_classes`, those in
+    `settings` and, where `has_width`, `width`, and whose `__call__(images, train)` gives logits;
+    `embed(images, train)` is only needed for `nets.embed`. `shrinking` gives, for (H, W, K) and the settings, the
+    windows that shrink images, in order.
     """
 
     target: str
-    settings: Mapping[str, object] = field(default_factory=dict)
-    windows: Callable[[Shape], tuple[Window, ...]] = lambda image_shape: ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    shrinking: Callable[[Shape, Mapping[str, Any]], tuple[Window, ...]] = lambda image_shape, settings: ()
     has_width: bool = False
+
+    def windows(self, image_shape: Shape) -> tuple[Window, ...]:
+        """The windows that shrink (H, W, K) images, in order."""
+        return self.shrinking(image_shape, self.settings)
 
 
 def border(image_shape: Shape) -> int:
@@ -49,27 +54,29 @@ def keeps_detail(image_shape: Shape) -> bool:
     return tuple(image_shape[:2]) in ((32, 32), (64, 64))
 
 
-def halving_windows(image_shape: Shape, times: int) -> tuple[Window, ...]:
-    """What shrinks the images of ConvNet and VGG."""
-    return (3, 1, 1 + border(image_shape)), *[HALVE] * times
+def small(size: int, padding: int, *others: Window) -> Callable[..., tuple[Window, ...]]:
+    """What shrinks the images of LeNet and AlexNet: a first convolution, and the others."""
+    return lambda shape, settings: ((size, first_stride(shape), padding + border(shape)), *others)
 
 
-def resnet_windows(image_shape: Shape) -> tuple[Window, ...]:
-    """What shrinks the images of ResNet for small images; the other variants pool whatever is left."""
+def convnet_windows(image_shape: Shape, settings: Mapping[str, Any]) -> tuple[Window, ...]:
+    """What shrinks the images of ConvNet."""
+    return (3, 1, 1 + border(image_shape)), *[HALVE] * (settings.get("pooling") != "nopool") * settings["depth"]
+
+
+def vgg_windows(image_shape: Shape, settings: Mapping[str, Any]) -> tuple[Window, ...]:
+    """What shrinks the images of VGG for small images."""
+    return (3, 1, 1 + border(image_shape)), *[HALVE] * 5
+
+
+def resnet_windows(image_shape: Shape, settings: Mapping[str, Any]) -> tuple[Window, ...]:
+    """What shrinks the images of ResNet: those for larger images pool whatever is left."""
+    if settings["variant"] != "small":
+        return (HALVE,) * 3 if settings["variant"] == "pooled" else ()
     return (3, first_stride(image_shape), 1), *[(3, 2, 1)] * 3, (4, 4, 0)
 
 
-def lenet_windows(image_shape: Shape) -> tuple[Window, ...]:
-    """What shrinks LeNet's images."""
-    return (5, first_stride(image_shape), border(image_shape)), HALVE, (5, 1, 0), HALVE
-
-
-def alexnet_windows(image_shape: Shape) -> tuple[Window, ...]:
-    """What shrinks AlexNet's images."""
-    return (5, first_stride(image_shape), 2 + border(image_shape)), HALVE, HALVE, HALVE
-
-
-def torchvision_alexnet_windows(image_shape: Shape) -> tuple[Window, ...]:
+def torchvision_alexnet_windows(image_shape: Shape, settings: Mapping[str, Any]) -> tuple[Window, ...]:
     """What shrinks the images of torchvision's AlexNet."""
     return (3, 1, 1) if keeps_detail(image_shape) else (11, 4, 2), *[(3, 2, 0)] * 3
 
@@ -88,76 +95,34 @@ VGGS = (11, 13, 16, 19)
 RESNETS = (18, 34, 50, 101, 152)
 
 
-def convnets() -> dict[str, Entry]:
-    """ConvNet-1 to ConvNet-6, with every norm."""
+def family(name: str, entry: Entry, depths: Iterable[int], norms: Mapping[str, str] = COMMON) -> dict[str, Entry]:
+    """The entry with each depth and norm, which fill the blanks of the name."""
     return {
-        f"ConvNet-{depth}{suffix}": Entry(
-            "ddr_jax.nets.convnet:ConvNet",
-            {"depth": depth, "norm": norm},
-            partial(halving_windows, times=depth),
-            has_width=True,
-        )
-        for depth in range(1, 7)
-        for suffix, norm in NORM_SUFFIXES.items()
-    }
-
-
-def vggs() -> dict[str, Entry]:
-    """VGG for small images."""
-    return {
-        f"VGG-{depth}{suffix}": Entry(
-            "ddr_jax.nets.vgg:VGG", {"depth": depth, "norm": norm}, partial(halving_windows, times=5)
-        )
-        for depth in VGGS
-        for suffix, norm in COMMON.items()
-    }
-
-
-def resnets() -> dict[str, Entry]:
-    """ResNet for small images, with average-pooled downsampling (AP), and with the stem for ImageNet."""
-    variants = {
-        "small": ("", RESNETS, resnet_windows),
-        "pooled": ("-AP", (18,), lambda image_shape: (HALVE,) * 3),
-        "imagenet": ("-ImageNet", (10, 18), lambda image_shape: ()),
-    }
-    return {
-        f"ResNet-{depth}{norm_suffix}{suffix}": Entry(
-            "ddr_jax.nets.resnet:ResNet", {"depth": depth, "norm": norm, "variant": variant}, windows
-        )
-        for variant, (suffix, depths, windows) in variants.items()
+        name.format(depth, suffix): replace(entry, settings={"depth": depth, "norm": norm, **entry.settings})
         for depth in depths
-        for norm_suffix, norm in COMMON.items()
+        for suffix, norm in norms.items()
     }
 
 
-def torchvision() -> dict[str, Entry]:
-    """Torchvision's networks as PyTorch ddranking builds them; its ResNets have batch norm with or without -BN."""
-    vgg, resnet = "ddr_jax.nets.vgg:TorchvisionVGG", "ddr_jax.nets.resnet:ResNet"
-    entries = {
-        "AlexNet": Entry("ddr_jax.nets.alexnet:TorchvisionAlexNet", windows=torchvision_alexnet_windows),
-        **{
-            f"VGG-{depth}{suffix}": Entry(vgg, {"depth": depth, "norm": norm}, lambda image_shape: (HALVE,) * 5)
-            for depth in VGGS
-            for suffix, norm in {"": "NN", "-BN": "BN"}.items()
-        },
-        **{
-            f"ResNet-{depth}{suffix}": Entry(resnet, {"depth": depth, "norm": "BN", "variant": "torchvision"})
-            for depth in RESNETS
-            for suffix in ("", "-BN")
-        },
-    }
-    return {f"torchvision-{name}": entry for name, entry in entries.items()}
-
-
+RESNET = {
+    variant: Entry("resnet:ResNet", {"variant": variant}, resnet_windows)
+    for variant in ("small", "pooled", "imagenet", "torchvision")
+}
+TORCHVISION_VGG = Entry("vgg:TorchvisionVGG", shrinking=lambda image_shape, settings: (HALVE,) * 5)
 NETS: dict[str, Entry] = {
-    **convnets(),
-    "MLP": Entry("ddr_jax.nets.mlp:MLP", has_width=True),
-    "LeNet": Entry("ddr_jax.nets.lenet:LeNet", windows=lenet_windows),
-    "AlexNet": Entry("ddr_jax.nets.alexnet:AlexNet", windows=alexnet_windows),
-    **vggs(),
-    **resnets(),
-    "ViT-6": Entry("ddr_jax.nets.vit:ViT", {"depth": 6}, lambda image_shape: ((4, 4, 0),), has_width=True),
-    **torchvision(),
+    **family("ConvNet-{}{}", Entry("convnet:ConvNet", {}, convnet_windows, True), range(1, 7), NORM_SUFFIXES),
+    "MLP": Entry("classic:MLP", has_width=True),
+    "LeNet": Entry("classic:LeNet", {}, small(5, 0, HALVE, (5, 1, 0), HALVE)),
+    "AlexNet": Entry("classic:AlexNet", {}, small(5, 2, HALVE, HALVE, HALVE)),
+    **family("VGG-{}{}", Entry("vgg:VGG", {}, vgg_windows), VGGS),
+    **family("ResNet-{}{}", RESNET["small"], RESNETS),
+    **family("ResNet-{}{}-AP", RESNET["pooled"], (18,)),
+    **family("ResNet-{}{}-ImageNet", RESNET["imagenet"], (10, 18)),
+    "ViT-6": Entry("vit:ViT", {"depth": 6}, lambda image_shape, settings: ((4, 4, 0),), True),
+    "torchvision-AlexNet": Entry("classic:TorchvisionAlexNet", {}, torchvision_alexnet_windows),
+    **family("torchvision-VGG-{}{}", TORCHVISION_VGG, VGGS, {"": "NN", "-BN": "BN"}),
+    # torchvision's ResNets have batch norm with or without -BN
+    **family("torchvision-ResNet-{}{}", RESNET["torchvision"], RESNETS, {"": "BN", "-BN": "BN"}),
 }
 
 
@@ -191,8 +156,7 @@ def _variant(name: str, entry: Entry, words: list[str]) -> Entry:
         if thing in said:
             raise InputError(f"{name} names its {thing} twice: name it once")
         said[thing] = value
-    windows = partial(halving_windows, times=0) if said.get("pooling") == "nopool" else entry.windows
-    return replace(entry, settings={**entry.settings, **said}, windows=windows)
+    return replace(entry, settings={**entry.settings, **said})
 
 
 def _hint(name: str) -> str:

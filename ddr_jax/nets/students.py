@@ -19,11 +19,11 @@ from ddr_jax.types import InputError, fingerprint
 Variables = dict[str, Any]
 
 DEFAULT_WIDTH = 128
-TRIAL = 2  # images, on which a module of the user's is tried
+TRIAL = 2  # images, on which a user's own module is tried
 
 
 def build(student: str | nn.Module, *, num_classes: int, width: int = DEFAULT_WIDTH) -> nn.Module:
-    """The network of a name, or a module of the user's made one; equal networks share a compiled program.
+    """The network of a name, or a user's own module made a student; equal networks share a compiled program.
 
     `width` is the number of filters (ConvNet), of hidden units (MLP) or of features per token (ViT); the
     other networks have widths of their own and take no other than the default. A module has its sizes already:
@@ -45,7 +45,7 @@ def build_named(name: str, num_classes: int, width: int) -> nn.Module:
         raise InputError(f"{name} has 4 {parts}: width must be a multiple of 4, got {width}")
     module, _, attribute = entry.target.partition(":")
     settings = {**entry.settings, "width": width} if entry.has_width else entry.settings
-    return getattr(import_module(module), attribute)(num_classes=num_classes, **settings)
+    return getattr(import_module(f"ddr_jax.nets.{module}"), attribute)(num_classes=num_classes, **settings)
 
 
 def init(net: nn.Module, key: jax.Array, image_shape: tuple[int, ...]) -> Variables:
@@ -78,7 +78,7 @@ def embed(net: nn.Module, variables: Variables, images: jax.Array) -> jax.Array:
 
 
 def check_module(module: nn.Module, image_shape: tuple[int, ...], num_classes: int | None = None) -> None:
-    """Raise InputError unless a module of the user's is a student of (H, W, K) images and C classes; computes nothing.
+    """Raise InputError unless a user's own module is a student of (H, W, K) images and C classes; computes nothing.
 
     It must give floating logits (N, C) in both modes, and keep no variables but `params` and `batch_stats`.
     """
@@ -108,7 +108,7 @@ def check_module(module: nn.Module, image_shape: tuple[int, ...], num_classes: i
 def digest(net: nn.Module, image_shape: tuple[int, ...]) -> str:
     """What a network computes on (H, W, K) images, as text that is the same in every process.
 
-    Our own networks are their fields. A module of the user's is what it compiles to, because its fields say nothing
+    Our own networks are their fields. A user's own module is what it compiles to, because its fields say nothing
     of its code.
     """
     if not isinstance(net, Own):

@@ -6,13 +6,12 @@ A schedule is a function of the time passed, in epochs, that gives the factor of
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-
-from ddr_jax.types import InputError, nearest
 
 Schedule = Callable[..., jax.Array]
 Scalar = jax.Array | float
@@ -22,13 +21,8 @@ def schedule(name: str, *, epochs: int, step_size: int, warmup: int = 0) -> Sche
     """The schedule of that name over `epochs`; `step_size`, in epochs, is read by ``step`` alone.
 
     With a `warmup`, the factor is (passed + tick) / warmup over the first epochs, and the schedule has the rest.
-
-    Raises:
-        InputError: if the name is not one of `SCHEDULES`.
     """
-    if name not in SCHEDULES:
-        raise InputError(f"Unknown schedule {name!r}: {nearest(name, SCHEDULES)}")
-    after = SCHEDULES[name](epochs - warmup, step_size)
+    after = partial(SCHEDULES[name], epochs=epochs - warmup, step_size=step_size)
     if not warmup:
         return lambda passed, tick=1.0: after(passed)
     return lambda passed, tick=1.0: jnp.where(
@@ -49,15 +43,10 @@ def optimizer(
 ) -> optax.GradientTransformation:
     """The optimizer of that name, whose rate is `lr` times the schedule's factor.
 
-    `lr`, `momentum` and `weight_decay` are scalars and may be traced; `momentum` is SGD's alone, for Adam's β are
-    fixed. `update` needs the parameters. The factor changes once per epoch, or with every step if `clock` is
-    ``step``. Every `fresh_every` epochs, what the optimizer has gathered (momentum, averages) is forgotten.
-
-    Raises:
-        InputError: if the name is not one of `OPTIMIZERS`.
+    `lr`, `momentum` and `weight_decay` are scalars and may be traced; only SGD reads `momentum`, Adam's β are fixed.
+    `update` needs the parameters. The factor changes once per epoch, or with every step if `clock` is ``step``. Every
+    `fresh_every` epochs the optimizer forgets what it has gathered (momentum, averages).
     """
-    if name not in OPTIMIZERS:
-        raise InputError(f"Unknown optimizer {name!r}: {nearest(name, OPTIMIZERS)}")
 
     def rate(step: Any) -> Any:
         if clock == "step":
@@ -86,7 +75,8 @@ def _forgetful(inner: optax.GradientTransformation, every: int) -> optax.Gradien
     return optax.GradientTransformation(init, update)
 
 
-Parts = tuple[optax.GradientTransformation, optax.GradientTransformation]  # that gathers, and decay after it
+# What gathers gradients, and the decay that follows it.
+Parts = tuple[optax.GradientTransformation, optax.GradientTransformation]
 
 
 def _sgd(momentum: Scalar, weight_decay: Scalar) -> Parts:
@@ -104,23 +94,23 @@ def _adamw(momentum: Scalar, weight_decay: Scalar) -> Parts:
     return optax.scale_by_adam(), optax.add_decayed_weights(weight_decay)
 
 
-def _step(epochs: int, step_size: int) -> Schedule:
-    return lambda passed: 0.1 ** (passed // step_size)
+def _step(passed: Any, epochs: int, step_size: int) -> jax.Array:
+    return 0.1 ** (passed // step_size)
 
 
-def _constant(epochs: int, step_size: int) -> Schedule:
-    return lambda passed: jnp.ones_like(passed, jnp.float32)
+def _constant(passed: Any, epochs: int, step_size: int) -> jax.Array:
+    return jnp.ones_like(passed, jnp.float32)
 
 
-def _cosineannealing(epochs: int, step_size: int) -> Schedule:
+def _cosineannealing(passed: Any, epochs: int, step_size: int) -> jax.Array:
     """½ (1 + cos(π · passed / epochs)), which would reach 0 after the last epoch (SGDR, arXiv 1608.03983)."""
     # the same as a square, because in float32 1 + cos loses its digits near −1
-    return lambda passed: jnp.sin(jnp.pi * (epochs - passed) / (2 * epochs)) ** 2
+    return jnp.sin(jnp.pi * (epochs - passed) / (2 * epochs)) ** 2
 
 
-def _cosine(epochs: int, step_size: int) -> Schedule:
+def _cosine(passed: Any, epochs: int, step_size: int) -> jax.Array:
     """½ (1 + cos(π · passed / (2 · epochs))), which falls to a half only, as in ddranking 0.2.0."""
-    return lambda passed: 0.5 * (1 + jnp.cos(jnp.pi * passed / (2 * epochs)))
+    return 0.5 * (1 + jnp.cos(jnp.pi * passed / (2 * epochs)))
 
 
 OPTIMIZERS = {"sgd": _sgd, "adam": _adam, "adamw": _adamw}

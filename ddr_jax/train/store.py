@@ -44,8 +44,8 @@ def environment(execution: str, precision: str = "float32") -> dict[str, Any]:
     JAX calls every processor "cpu", but compiles for the one that it finds: those of an Intel Xeon and of an AMD EPYC
     gave the bundled digits' IOR as 0.0390 and 0.0427.
 
-    `execution` is `population.Execution.arithmetic`, `precision` its precision. The number of devices is not among
-    them unless they share batches, nor is the chunk.
+    `execution` is `devices.Execution.arithmetic`, `precision` its precision. The number of devices counts only where
+    they share batches; the chunk never counts.
     """
     device = jax.local_devices()[0]
     return {

@@ -1,4 +1,4 @@
-"""AlexNet (Krizhevsky et al. 2012): the small-image student of dataset distillation, and torchvision's."""
+"""MLP, LeNet (LeCun et al. 1998), and AlexNet (Krizhevsky et al. 2012) for small images and as torchvision has it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,56 @@ import jax
 from flax import linen as nn
 
 from ddr_jax.nets import kernels, layers, names
+
+
+class MLP(layers.Classifier):
+    """Flattened pixels, two hidden layers of `width` units with ReLU, and a linear layer."""
+
+    width: int
+
+    torch_head = "fc_3"
+
+    def setup(self):
+        """Declare the hidden layers and the head."""
+        super().setup()
+        self.hidden = [layers.Linear(self.width) for _ in range(2)]
+
+    def embed(self, images: jax.Array, train: bool) -> jax.Array:
+        """The second hidden layer's activations (N, width)."""
+        x = layers.flatten(images)
+        for layer in self.hidden:
+            x = nn.relu(layer(x))
+        return x
+
+    @nn.nowrap
+    def torch_module(self, place: str) -> str:
+        """PyTorch ddranking counts the linear layers from 1, the head among them."""
+        return self.torch_head if place == "head" else f"fc_{int(place.removeprefix('hidden_')) + 1}"
+
+
+class LeNet(layers.Classifier):
+    """Two 5×5 convolutions, each with ReLU and 2×2 max pool, two hidden layers and a linear layer.
+
+    Images over 32 pixels meet a first convolution of stride 2; one-channel ones from 28 on get a border of 2 pixels.
+    """
+
+    torch_head = "fc_3"
+
+    @nn.compact
+    def embed(self, images: jax.Array, train: bool) -> jax.Array:
+        """The second hidden layer's activations (N, 84)."""
+        shape = images.shape[1:]
+        names.check("LeNet", shape)
+        first = layers.Conv(6, 5, names.first_stride(shape), names.border(shape), name="features_0")
+        x = kernels.max_pool(nn.relu(first(images)))
+        x = kernels.max_pool(nn.relu(layers.Conv(16, 5, padding=0, name="features_3")(x)))
+        x = nn.relu(layers.Linear(120, name="fc_1")(layers.flatten(x)))
+        return nn.relu(layers.Linear(84, name="fc_2")(x))
+
+    @nn.nowrap
+    def torch_module(self, place: str) -> str:
+        """PyTorch ddranking calls the hidden layers fc_1 and fc_2, as we do."""
+        return place if place.startswith("fc_") else super().torch_module(place)
 
 
 class AlexNet(layers.Classifier):
