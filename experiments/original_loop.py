@@ -162,12 +162,14 @@ class Original:
         net.train()
         return right / total
 
+    def _loader(self, dataset) -> DataLoader:
+        context = "fork" if WORKERS else None  # as on Linux by itself; in a spawned process it would be "spawn"
+        return DataLoader(dataset, BATCH, shuffle=True, num_workers=WORKERS, multiprocessing_context=context)
+
     def _train(self, dataset, rate: float, augment, epochs: int, step_size: int) -> float:
         """One training: the best accuracy of its tests."""
         net, optimizer, schedule = self._begun(rate, step_size)
-        batches, tests = (
-            DataLoader(data, BATCH, shuffle=True, num_workers=WORKERS) for data in (dataset, Decoded(*self.pixels.test))
-        )
+        batches, tests = self._loader(dataset), self._loader(Decoded(*self.pixels.test))
         best = 0.0
         for epoch in range(1, epochs + 1):
             for images, labels in batches:
