@@ -196,7 +196,8 @@ class Ours:
         devices = jax.local_devices()
         device = sum((one.memory_stats() or {}).get("peak_bytes_in_use", 0) for one in devices)
         host, kind = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, f"{len(devices)} × {devices[0].device_kind}"
-        return {"kind": kind, "execution": str(self.execution), "host": host, "children": 0, "device": device}
+        memory = {"host": host, "children": 0, "device": device}
+        return memory | {"kind": kind, "execution": str(self.execution), "compiling": self.compiling}
 
 
 def operations(shape: Sequence[int], width: int) -> tuple[float, float]:

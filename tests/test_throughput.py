@@ -105,7 +105,7 @@ def test_the_loop_in_pytorch_trains_and_tests_every_arm(original_loop, measuring
 def test_operations_of_dsa_in_pytorch_agree_with_ours(original_loop, monkeypatch):
     import torch
 
-    from ddr_jax.augment import dsa
+    from ddr_jax.augment import crop, dsa
 
     images = np.random.default_rng(0).normal(size=(6, 8, 8, 3)).astype(np.float32)
     u = np.linspace(0, 0.95, 6).astype(np.float32)
@@ -113,7 +113,7 @@ def test_operations_of_dsa_in_pytorch_agree_with_ours(original_loop, monkeypatch
     monkeypatch.setattr(original_loop, "uniform", lambda x: torch.from_numpy(u)[:, None, None, None])
     coloured = dsa.contrast(dsa.saturation(dsa.brightness(images, u, 1.0), u, 2.0), u, 0.5)
     ours = {"scale": dsa.scale(images, u, u, 1.2), "rotate": dsa.rotate(images, u, 15.0)}
-    ours |= {"flip": dsa.flip(images, u, 0.5), "color": coloured}
+    ours |= {"flip": crop.flip(images, u, 0.5), "color": coloured}
     for name, expected in ours.items():
         got = getattr(original_loop, name)(x).numpy().transpose(0, 2, 3, 1)
         np.testing.assert_allclose(got, np.asarray(expected), atol=2e-5, err_msg=name)

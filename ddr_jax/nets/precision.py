@@ -40,5 +40,6 @@ def _widen(call, arguments, options, context):
     if context.method_name != "__call__" or not (norm or head):
         return call(*arguments, **options)
     x, *rest = arguments
-    y = call(jnp.asarray(x, jnp.float32), *rest, **options)
+    with jax.numpy_dtype_promotion("standard"):  # flax's norms promote their parameters, and so do a head's products
+        y = call(jnp.asarray(x, jnp.float32), *rest, **options)
     return y.astype(x.dtype) if norm else y
