@@ -44,7 +44,6 @@ def randaugment(
     if k not in (1, 3):
         raise InputError(f"RandAugment changes grey or RGB images, of 1 or 3 channels, but these have {k}")
     mean, std = (jax.lax.broadcast_to_rank(jnp.asarray(number, images.dtype), 4) for number in (mean, std))
-    mean, std = (jax.lax.broadcast_to_rank(jnp.asarray(number, images.dtype), 4) for number in (mean, std))
     levels = jnp.round(255 * jnp.clip(images * std + mean, 0, 1)).astype(jnp.int32)
     for step_key in jax.random.split(key, config.num_ops):
         which_key, sign_key = jax.random.split(step_key)
