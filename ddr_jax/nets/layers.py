@@ -75,7 +75,7 @@ class Linear(nn.Module):
         start = torch_uniform(x.shape[-1])
         kernel = self.param("kernel", self.kernel_init or start, (x.shape[-1], self.features))
         bias = self.param("bias", self.bias_init or start, (self.features,))
-        return x @ kernel + jax.lax.broadcast_to_rank(bias, x.ndim)
+        return x @ kernel.astype(x.dtype) + jax.lax.broadcast_to_rank(bias.astype(x.dtype), x.ndim)
 
 
 class Classifier(nn.Module):

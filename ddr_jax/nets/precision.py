@@ -37,9 +37,11 @@ def _widen(call, arguments, options, context):
     """Norms take their moments in float32, and logits come from a float32 head: in bfloat16 many would be equal."""
     module = context.module
     norm, head = isinstance(module, NORMS), module.name == "head"
+    if isinstance(module, nn.LayerNorm):
+        with jax.numpy_dtype_promotion("standard"):  # flax widens by itself, which strict promotion would refuse
+            return call(*arguments, **options)
     if context.method_name != "__call__" or not (norm or head):
         return call(*arguments, **options)
     x, *rest = arguments
-    with jax.numpy_dtype_promotion("standard"):  # flax's norms promote their parameters, and so do a head's products
-        y = call(jnp.asarray(x, jnp.float32), *rest, **options)
+    y = call(jnp.asarray(x, jnp.float32), *rest, **options)
     return y.astype(x.dtype) if norm else y
