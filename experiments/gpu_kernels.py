@@ -27,7 +27,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
-from throughput import matrix_peak, operations, row
+from measuring import matrix_peak, operations, row
 
 from ddr_jax.nets import kernels, triton
 from ddr_jax.protocols.augmentations import DSA

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from throughput import BATCH, CLASSES, LAYERS, Ours, Sizes, busy, device_name, matrix_peak, operations, row
+from measuring import BATCH, CLASSES, IPC, LAYERS, Ours, Sizes, busy, device_name, matrix_peak, operations, row
 
 INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\((.*)$")
 ARRAY = re.compile(r"\b([a-z]+)(\d+)[a-z\d]*\[([\d,]*)\]")  # f32[100,10], pred has no bits and is left out
@@ -143,7 +143,7 @@ def traced(ours: Ours, students: int, epochs: int, folder: str) -> float:
     """Runs a population under the profiler; the seconds of one training of it without the profiler."""
     import jax
 
-    images = CLASSES * ours.sizes.ipc
+    images = CLASSES * IPC
     seconds, _ = ours.population(students, 1, images, epochs, 1)
     settings = jax.profiler.ProfileOptions()
     settings.python_tracer_level = 0
@@ -235,7 +235,7 @@ def profile(sizes: Sizes, students: int, epochs: int, texts: str) -> list[str]:
     """The sections of one width."""
     ours = Ours(sizes, 1)
     shape = ours.pixels.test[0].shape[1:]
-    batch, tests, runs = CLASSES * sizes.ipc, len(ours.pixels.test[0]), REPEATS * epochs
+    batch, tests, runs = CLASSES * IPC, len(ours.pixels.test[0]), REPEATS * epochs
     padded = -(-tests // BATCH) * BATCH
     with tempfile.TemporaryDirectory() as folder:
         seconds = traced(ours, students, epochs, folder)
@@ -259,12 +259,11 @@ def profile(sizes: Sizes, students: int, epochs: int, texts: str) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="noise", help='.npz of CIFAR-10, "noise" of its shape, or "digits"')
+    parser.add_argument("--data", default="noise", help='.npz of CIFAR-10, or "noise" of its shape')
     parser.add_argument("--width", type=int, nargs="+", default=[32, 128])
     parser.add_argument("--students", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=10, help="steps and test passes, of which means are taken")
     parser.add_argument("--test-images", type=int, default=1024)
-    parser.add_argument("--ipc", type=int, default=10)
     parser.add_argument("--precision", default="float32", choices=["float32", "tf32", "bfloat16"])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder of the tables")
     options = parser.parse_args(arguments)
@@ -276,12 +275,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         sections = []
         for width in options.width:
-            given = {"width": width, "test_images": options.test_images, "real_images": CLASSES * options.ipc}
-            sizes = Sizes(data=options.data, ipc=options.ipc, precision=options.precision, **given)
+            given = {"width": width, "test_images": options.test_images, "real_images": CLASSES * IPC}
+            sizes = Sizes(data=options.data, precision=options.precision, **given)
             sections.append(profile(sizes, options.students, options.epochs, texts))
     kind = f"{len(jax.local_devices())} × {jax.local_devices()[0].device_kind}"
     top = (
-        f"# Where the time goes\n\n{device_name({'kind': kind})}; jax {jax.__version__}; {datetime.date.today()}; "
+        f"# Where the time goes\n\n{device_name(kind)}; jax {jax.__version__}; {datetime.date.today()}; "
         f"load average {load_before:.1f} at the start; {options.precision}, DSA. On a CPU, one core. "
         "Made by experiments/profile_step.py, whose head says how to read this."
     )

@@ -14,6 +14,9 @@ from ddr_jax.types import RealData, Split
 DEVICES = 2
 
 jax.config.update("jax_num_cpu_devices", DEVICES)
+# Shapes and dtypes of operands are written, not promoted: what is promoted silently is often a mistake.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
 @pytest.fixture(scope="session")

@@ -146,7 +146,7 @@ def test_normalise_equals_the_textbook_with_gradients(float64):
 
     def textbook(x, scale, bias):
         mean, variance = textbook_moments(x, (1, 2))
-        return (x - mean) / jnp.sqrt(variance + 1e-5) * scale + bias
+        return (x - mean) / jnp.sqrt(variance + 1e-5) * scale[None, None, None] + bias[None, None, None]
 
     def ours(x, scale, bias):
         return kernels.normalise(x, *kernels.moments(x, (1, 2)), scale, bias)

@@ -129,11 +129,11 @@ def test_each_image_gets_one_operation_of_either_sign_and_each_equally_often():
 
 def test_pixels_are_whole_levels_in_range_after_operations():
     images = 3 * jax.random.normal(jax.random.key(1), (40, 8, 8, 3))  # many pixels beyond 0 and 1
-    mean, std = jnp.array([0.1, 0.5, 0.9]), jnp.array([0.2, 0.3, 0.4])
+    mean, std = np.array([0.1, 0.5, 0.9], np.float32), np.array([0.2, 0.3, 0.4], np.float32)
     changed = jax.jit(partial(randaugment.randaugment, config=CONFIG))(jax.random.key(2), images, mean=mean, std=std)
     chex.assert_equal_shape([images, changed])
     chex.assert_type(changed, images.dtype)
-    levels = (changed * std + mean) * 255
+    levels = (np.asarray(changed) * std + mean) * 255
     np.testing.assert_allclose(levels, np.round(levels), atol=1e-3)
     assert levels.min() > -0.5
     assert levels.max() < 255.5

@@ -14,10 +14,10 @@ from ddr_jax.types import InputError
 
 
 def crop(images: jax.Array, row_shifts: jax.Array, col_shifts: jax.Array, fill: jax.Array | float = 0) -> jax.Array:
-    """Pixel (r, c) is read from (r + row shift, c + column shift); shifts (B,) are whole pixels, `fill` (K,)."""
+    """Pixel (r, c) is read from (r + row shift, c + column shift); shifts (B,) are whole pixels, `fill` (1, 1, 1, K)."""
     _, h, w, _ = images.shape
-    rows = row_shifts[:, None, None] + jnp.arange(h)[:, None]
-    cols = col_shifts[:, None, None] + jnp.arange(w)
+    rows = row_shifts[:, None, None] + jnp.arange(h)[None, :, None]
+    cols = col_shifts[:, None, None] + jnp.arange(w)[None, None]
     return interpolate.pick(images, rows, cols, fill)
 
 
@@ -114,13 +114,14 @@ def per_image(draws: jax.Array) -> jax.Array:
 
 def _stretched(first: jax.Array, sizes: jax.Array, side: int) -> jax.Array:
     """Where a side's pixels are read when a box of `sizes` (B,) from pixel `first` (B,) fills it: (B, side)."""
-    within = (jnp.arange(side) + 0.5) * sizes[:, None] / side - 0.5
-    return first[:, None] + jnp.clip(within, 0, sizes[:, None] - 1)
+    first, sizes = (pixels.astype(jnp.float32)[:, None] for pixels in (first, sizes))
+    within = (jnp.arange(side, dtype=jnp.float32)[None] + 0.5) * sizes / side - 0.5
+    return first + jnp.clip(within, 0, sizes - 1)
 
 
 def _shuffle_strips(key: jax.Array, images: jax.Array, factor: int, axis: int) -> jax.Array:
     side = images.shape[axis]
     places = jnp.tile(jnp.arange(factor), (len(images), 1))
     order = jax.random.permutation(key, places, axis=1, independent=True)
-    pixels = (order[:, :, None] * (side // factor) + jnp.arange(side // factor)).reshape(len(images), side)
+    pixels = (order[:, :, None] * (side // factor) + jnp.arange(side // factor)[None, None]).reshape(len(images), side)
     return jnp.take_along_axis(images, jnp.expand_dims(pixels, (3 - axis, 3)), axis=axis)

@@ -48,7 +48,7 @@ def _crop(key: jax.Array, images: jax.Array, config: DCAugmentation) -> jax.Arra
     most = config.crop
     # DC's code never draws the last of the 2 · padding + 1 places
     shifts = per_side(lambda key, batch, side: jax.random.randint(key, (batch,), -most, most), key, images)
-    return crop(images, *shifts, fill=images.mean(axis=(0, 1, 2)))
+    return crop(images, *shifts, fill=images.mean(axis=(0, 1, 2), keepdims=True))
 
 
 def _scale(key: jax.Array, images: jax.Array, config: DCAugmentation) -> jax.Array:
@@ -70,11 +70,11 @@ OPERATIONS = (_crop, _scale, _rotate)
 def _resized(sizes: jax.Array, side: int, canvas: jax.Array) -> jax.Array:
     """The old pixels of a side, resized to `sizes` (B,) and centred in `canvas` (B,): (B, side), some outside."""
     first = (canvas - side) // 2 - (canvas - sizes) // 2
-    return (first[:, None] + jnp.arange(side)) * side // sizes[:, None]
+    return (first[:, None] + jnp.arange(side)[None]) * side // sizes[:, None]
 
 
 def _turned_places(side: int, extent: jax.Array) -> jax.Array:
     """The places of a side's pixels, about the centre of a turned image whose side is `extent` (B, 1, 1): (B, side)."""
     turned = jnp.floor(extent[:, 0] + 0.5)
     first = jnp.trunc((turned - side) / 2)
-    return first + jnp.arange(side) - (turned - 1) / 2
+    return first + jnp.arange(side, dtype=jnp.float32)[None] - (turned - 1) / 2

@@ -38,8 +38,8 @@ def scale(images: jax.Array, u: jax.Array, v: jax.Array, ratio: float) -> jax.Ar
     """Resized about the centre, bilinear: width by u and height by v, from 1 / ratio (enlarged) to ratio."""
     _, h, w, _ = images.shape
     factors_w, factors_h = (1 / ratio + draw * (ratio - 1 / ratio) for draw in (u, v))
-    rows = factors_h[:, None, None] * _centred(h)[:, None] + (h - 1) / 2
-    cols = factors_w[:, None, None] * _centred(w) + (w - 1) / 2
+    rows = factors_h[:, None, None] * _centred(h)[None, :, None] + (h - 1) / 2
+    cols = factors_w[:, None, None] * _centred(w)[None, None] + (w - 1) / 2
     return interpolate.bilinear(images, rows, cols)
 
 
@@ -50,7 +50,7 @@ def rotate(images: jax.Array, u: jax.Array, degrees: float) -> jax.Array:
     """
     _, h, w, _ = images.shape
     angles = jnp.deg2rad((2 * u - 1) * degrees)[:, None, None]
-    y, x = _centred(h)[:, None] / max(h - 1, 1), _centred(w)[None, :] / max(w - 1, 1)
+    y, x = _centred(h)[None, :, None] / max(h - 1, 1), _centred(w)[None, None] / max(w - 1, 1)
     rows = (jnp.sin(angles) * x + jnp.cos(angles) * y) * (h - 1) + (h - 1) / 2
     cols = (jnp.cos(angles) * x - jnp.sin(angles) * y) * (w - 1) + (w - 1) / 2
     return interpolate.bilinear(images, rows, cols)
@@ -138,5 +138,5 @@ def _covered(centres: jax.Array, side: int, share: float) -> jax.Array:
     """Which of a side's pixels the hole covers: (B, side)."""
     size = _pixels(side, share)
     first = centres[:, None] - size // 2
-    pixels = jnp.arange(side)
+    pixels = jnp.arange(side)[None]
     return (pixels >= first) & (pixels < first + size)

@@ -11,7 +11,7 @@ import numpy as np
 
 
 def pick(images: jax.Array, rows: jax.Array, cols: jax.Array, fill: jax.Array | float = 0) -> jax.Array:
-    """The pixels at whole (rows, cols); `fill`, which broadcasts to (K,), outside the image."""
+    """The pixels at whole (rows, cols); `fill`, a number or (1, 1, 1, K), outside the image."""
     _, h, w, _ = images.shape
     inside = (rows >= 0) & (rows < h) & (cols >= 0) & (cols < w)
     pixels = _at(images, jnp.clip(rows, 0, h - 1), jnp.clip(cols, 0, w - 1))

@@ -21,7 +21,7 @@ def cutmix_box(height: int, width: int, row: jax.Array, col: jax.Array, share: j
     """
     side = jnp.sqrt(1 - share)
     rows, cols = _about(row, height, side), _about(col, width, side)
-    return rows[:, None] & cols
+    return rows[:, None] & cols[None]
 
 
 def mixup(key: jax.Array, images: jax.Array, targets: jax.Array, config: Mixup) -> tuple[jax.Array, jax.Array]:
@@ -44,7 +44,7 @@ def cutmix(key: jax.Array, images: jax.Array, targets: jax.Array, config: CutMix
     share, order = _mixing(mixing_key, len(images), config.beta)
     row, col = jax.random.randint(row_key, (), 0, h), jax.random.randint(col_key, (), 0, w)
     box = cutmix_box(h, w, row, col, share)
-    filled = jnp.where(box[:, :, None], images[order], images)
+    filled = jnp.where(box[None, :, :, None], images[order], images)
     return filled, mix(targets, order, 1 - box.mean()) if config.mix_targets else targets
 
 

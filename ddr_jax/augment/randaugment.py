@@ -43,6 +43,7 @@ def randaugment(
     b, _, _, k = images.shape
     if k not in (1, 3):
         raise InputError(f"RandAugment changes grey or RGB images, of 1 or 3 channels, but these have {k}")
+    mean, std = (jax.lax.broadcast_to_rank(jnp.asarray(number, images.dtype), 4) for number in (mean, std))
     levels = jnp.round(255 * jnp.clip(images * std + mean, 0, 1)).astype(jnp.int32)
     for step_key in jax.random.split(key, config.num_ops):
         which_key, sign_key = jax.random.split(step_key)
@@ -56,7 +57,7 @@ def operate(levels: jax.Array, which: jax.Array, negative: jax.Array, config: Ra
     _, h, w, _ = levels.shape
     share = config.magnitude / (config.num_magnitude_bins - 1)
     warps = jnp.asarray([_matrices(sign * share, h, w) for sign in (1, -1)], jnp.float32)
-    factors = 1 + 0.9 * share * (1 - 2 * negative)
+    factors = 1 + 0.9 * share * (1 - 2 * negative).astype(jnp.float32)
     changed = (
         warp(levels, warps[negative, jnp.minimum(which, len(WARPS) - 1)]),
         brightness(levels, factors),
@@ -75,7 +76,8 @@ def operate(levels: jax.Array, which: jax.Array, negative: jax.Array, config: Ra
 def warp(levels: jax.Array, matrices: jax.Array) -> jax.Array:
     """Nearest pixels at `matrices` (B, 2, 3) times (x, y, 1), in pixels from the image's corner; 0 outside."""
     _, h, w, _ = levels.shape
-    x, y = jnp.arange(w) + 0.5, jnp.arange(h)[:, None] + 0.5
+    x, y = (jnp.arange(side, dtype=jnp.float32) + 0.5 for side in (w, h))
+    x, y = x[None, None], y[None, :, None]
     cols, rows = (m[:, 0] * x + m[:, 1] * y + m[:, 2] for m in jnp.moveaxis(matrices, 1, 0)[..., None, None])
     return interpolate.pick(levels, jnp.floor(rows), jnp.floor(cols))
 
@@ -112,7 +114,7 @@ def posterize(levels: jax.Array, bits: int) -> jax.Array:
 
 def solarize(levels: jax.Array, threshold: float) -> jax.Array:
     """Inverts what is as bright as the threshold."""
-    return jnp.where(levels >= threshold, 255 - levels, levels)
+    return jnp.where(levels.astype(jnp.float32) >= threshold, 255 - levels, levels)
 
 
 def autocontrast(levels: jax.Array) -> jax.Array:
@@ -152,11 +154,11 @@ def _matrices(share: float, height: int, width: int) -> list[list[list[float]]]:
 def _grey(levels: jax.Array) -> jax.Array:
     if levels.shape[3] == 1:
         return levels
-    weighted = (levels * jnp.array(LUMA)).sum(axis=3, keepdims=True)
+    weighted = (levels * jnp.array([[[LUMA]]])).sum(axis=3, keepdims=True)
     return (weighted + 2**15) // 2**16
 
 
 def _blend(start: jax.Array, levels: jax.Array, factors: jax.Array) -> jax.Array:
     """From `start` towards, and beyond, the levels, cut off to whole levels."""
-    blended = start + factors[:, None, None, None] * (levels - start)
+    blended = start.astype(jnp.float32) + factors[:, None, None, None] * (levels - start).astype(jnp.float32)
     return jnp.clip(blended, 0, 255).astype(jnp.int32)

@@ -273,6 +273,9 @@ _moments.defvjp(_moments_forward, _moments_backward)
 
 def normalise(x, mean, variance, scale, bias, eps: float = EPS) -> jax.Array:
     """(x − mean) / √(variance + eps) · scale + bias, folded to one product and one sum per value of x."""
+    mean, variance, scale, bias = (
+        lax.broadcast_to_rank(a, x.ndim).astype(x.dtype) for a in (mean, variance, scale, bias)
+    )
     slope = scale * lax.rsqrt(variance + eps)
     return x * slope + (bias - mean * slope)
 
@@ -309,7 +312,7 @@ def norm_relu_pool(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array
 
 
 def _norm_relu_pool(x, scale, bias):
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = x.astype(np.promote_types(x.dtype, np.float32))
     mean, variance = moments(wide, (1, 2))
     pooled = average_pool(jax.nn.relu(normalise(wide, mean, variance, scale, bias)))
     return pooled.astype(x.dtype), (mean, variance)

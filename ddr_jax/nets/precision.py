@@ -37,6 +37,9 @@ def _widen(call, arguments, options, context):
     """Norms take their moments in float32, and logits come from a float32 head: in bfloat16 many would be equal."""
     module = context.module
     norm, head = isinstance(module, NORMS), module.name == "head"
+    if isinstance(module, nn.LayerNorm):
+        with jax.numpy_dtype_promotion("standard"):  # flax widens by itself, which strict promotion would refuse
+            return call(*arguments, **options)
     if context.method_name != "__call__" or not (norm or head):
         return call(*arguments, **options)
     x, *rest = arguments

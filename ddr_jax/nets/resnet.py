@@ -104,7 +104,10 @@ class ResNet(layers.Classifier):
     def _pool(self, x: jax.Array) -> jax.Array:
         if self.variant == "pooled":
             return layers.flatten(x)
-        return layers.flatten(nn.avg_pool(x, (4, 4), (4, 4))) if self.variant == "small" else x.mean((1, 2))
+        if self.variant != "small":
+            return x.mean((1, 2))
+        window = (1, 4, 4, 1)
+        return layers.flatten(jax.lax.reduce_window(x, 0.0, jax.lax.add, window, window, "VALID") / 16)
 
     @property
     def _kernel_init(self) -> layers.Initialiser | None:

@@ -177,7 +177,7 @@ def kernel_gradient(x: jax.Array, g: jax.Array, size: int, stride: int, padding:
         triton.store(out_ref.at[row[:, None], output[None, :]], total)
 
     rows = values if at_once else size**2 * channels
-    shape = jax.ShapeDtypeStruct((parts * rows, outputs), jnp.promote_types(x.dtype, jnp.float32))
+    shape = jax.ShapeDtypeStruct((parts * rows, outputs), np.promote_types(x.dtype, np.float32))
     grid = (taps, parts, columns * (1 if at_once else channels // values))
     out = _call(gradient, shape, grid, num_warps=4, num_stages=3)(x.reshape(-1, channels), g.reshape(-1, outputs))
     total = out.reshape(parts, rows, outputs).sum(0)[: size**2 * channels]
@@ -186,7 +186,7 @@ def kernel_gradient(x: jax.Array, g: jax.Array, size: int, stride: int, padding:
 
 def _product(a, b):
     """A matrix product as precise as the context asks, its sums in float32 or wider."""
-    return triton.dot(a, b).astype(jnp.promote_types(a.dtype, jnp.float32))
+    return triton.dot(a, b).astype(np.promote_types(a.dtype, np.float32))
 
 
 def differentiates_norm(x: jax.Array) -> bool:

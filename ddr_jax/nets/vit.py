@@ -21,7 +21,8 @@ class Attention(nn.Module):
         zeros = nn.initializers.zeros
         inputs = layers.Linear(3 * width, nn.initializers.xavier_uniform(), zeros, name="inputs")(x)
         query, key, value = jnp.split(inputs.reshape(*x.shape[:2], 3 * HEADS, -1), 3, axis=2)
-        heads = jax.nn.dot_product_attention(query, key, value)
+        with jax.numpy_dtype_promotion("standard"):  # JAX widens bfloat16 here by itself
+            heads = jax.nn.dot_product_attention(query, key, value)
         return layers.Linear(width, bias_init=zeros, name="output")(heads.reshape(x.shape))
 
 

@@ -23,11 +23,14 @@ def schedule(name: str, *, epochs: int, step_size: int, warmup: int = 0) -> Sche
     With a `warmup`, the factor is (passed + tick) / warmup over the first epochs, and the schedule has the rest.
     """
     after = partial(SCHEDULES[name], epochs=epochs - warmup, step_size=step_size)
-    if not warmup:
-        return lambda passed, tick=1.0: after(passed)
-    return lambda passed, tick=1.0: jnp.where(
-        passed < warmup, (passed + tick) / warmup, after(jnp.maximum(passed - warmup, 0))
-    )
+
+    def factor(passed: Any, tick: float = 1.0) -> jax.Array:
+        passed = jnp.asarray(passed, float)
+        if not warmup:
+            return after(passed)
+        return jnp.where(passed < warmup, (passed + tick) / warmup, after(jnp.maximum(passed - warmup, 0)))
+
+    return factor
 
 
 def optimizer(
@@ -86,12 +89,23 @@ def _sgd(momentum: Scalar, weight_decay: Scalar) -> Parts:
 
 def _adam(momentum: Scalar, weight_decay: Scalar) -> Parts:
     """PyTorch's Adam (arXiv 1412.6980): g ← g + weight_decay · w, then Adam with β = (0.9, 0.999), ε = 1e-8."""
-    return optax.chain(optax.add_decayed_weights(weight_decay), optax.scale_by_adam()), optax.identity()
+    return optax.chain(optax.add_decayed_weights(weight_decay), _moments()), optax.identity()
 
 
 def _adamw(momentum: Scalar, weight_decay: Scalar) -> Parts:
     """PyTorch's AdamW (arXiv 1711.05101): w ← (1 − rate · weight_decay) · w, then Adam's step; β and ε as above."""
-    return optax.scale_by_adam(), optax.add_decayed_weights(weight_decay)
+    return _moments(), optax.add_decayed_weights(weight_decay)
+
+
+def _moments() -> optax.GradientTransformation:
+    """Adam's averages, corrected."""
+    inner = optax.scale_by_adam()
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        with jax.numpy_dtype_promotion("standard"):  # optax takes a float to the power of an integer count
+            return inner.update(updates, state, params)
+
+    return optax.GradientTransformation(inner.init, update)
 
 
 def _step(passed: Any, epochs: int, step_size: int) -> jax.Array:

@@ -223,7 +223,7 @@ def forward(
 
 
 def _at_least_float32(x):
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(np.promote_types(x.dtype, np.float32))
 
 
 def _relabelled(program, student, data, images, targets, precision):
@@ -257,7 +257,7 @@ def test(
     batches = jax.tree.map(lambda x: x.reshape(-1, batch_size, *x.shape[1:]), (data.images, data.labels))
     hits = (jax.lax.map(correct, batches) if axis is None else _map_shared(correct, batches, axis)).reshape(-1)
     finite = jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state.variables)]).all()
-    return (data.splits & hits).sum(-1, dtype=jnp.int32), ~finite
+    return (data.splits & hits[None]).sum(-1, dtype=jnp.int32), ~finite
 
 
 def _map_shared(function, batches, axis):
