@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import chex
 import jax
@@ -143,8 +144,9 @@ def test_rows_of_a_vmap_may_differ_in_every_number(name):
 
 
 def test_registries_hold_the_protocols_names():
-    assert tuple(optim.OPTIMIZERS) == protocol.OPTIMIZERS
-    assert tuple(optim.SCHEDULES) == protocol.SCHEDULES
+    hints = get_type_hints(protocol.Protocol)
+    assert tuple(optim.OPTIMIZERS) == get_args(hints["optimizer"])
+    assert tuple(optim.SCHEDULES) == get_args(hints["schedule"])
 
 
 def test_unknown_names_are_answered_with_the_valid_ones():
