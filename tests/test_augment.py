@@ -200,6 +200,7 @@ def test_cutout_is_clamped_to_the_image():
     [
         (dsa.crop_shifts, 32, 0.125, range(-4, 5)),
         (dsa.crop_shifts, 28, 0.125, range(-4, 5)),  # 3.5 rounds up
+        (dsa.crop_shifts, 31, 0.08, range(-2, 3)),  # 2.48 rounds down
         (dsa.crop_shifts, 8, 0.0, range(1)),
         (dsa.cutout_centres, 8, 0.5, range(9)),  # an even hole: the side itself too
         (dsa.cutout_centres, 6, 0.5, range(6)),  # an odd hole
@@ -212,16 +213,92 @@ def test_whole_draws_are_uniform_over_their_range(draw, side, share, expected):
     assert (abs(counts - mean) <= 5 * np.sqrt(mean)).all()
 
 
-def test_mode_m_applies_every_operation_in_order():
-    images = _images(3, 6, 6, 2)
-    cut_all = DSA(
-        operations=("cutout", "color"), cutout=2.0, mode="M"
-    )  # a hole that always covers the image, brightened
-    cut_first = _dsa(jax.random.key(5), images, cut_all)
-    assert np.ptp(cut_first, axis=(1, 2, 3)).max() < 1e-6
-    assert (np.abs(cut_first[:, 0, 0, 0]) > 1e-3).all()
-    cut_last = _dsa(jax.random.key(5), images, replace(cut_all, operations=("color", "cutout")))
-    np.testing.assert_array_equal(cut_last, 0)
+STRONG = DSA(flip=0.3, rotate=40.0, saturation=1.7, brightness=0.8, contrast=0.6, scale=1.4, crop=0.2, cutout=0.4)
+
+
+def _in_numpy(name, key, images, config=STRONG):
+    """One of DSA's operations in float64, its draws made of the key."""
+    b, h, w, _ = images.shape
+    u = np.asarray(jax.random.uniform(key, ({"color": 3, "scale": 2}.get(name, 1), b), jnp.float64))
+    row_key, col_key = jax.random.split(key)
+    if name == "color":
+        for image, (bright, saturated, contrasted) in zip(images, u.T, strict=True):
+            image += (bright - 0.5) * config.brightness
+            grey = image.mean(-1, keepdims=True)
+            image[:] = grey + (image - grey) * saturated * config.saturation
+            image[:] = image.mean() + (image - image.mean()) * (contrasted + config.contrast)
+    elif name == "flip":
+        images[u[0] < config.flip] = images[u[0] < config.flip, :, ::-1]
+    elif name == "crop":
+        most = [int(side * config.crop + 0.5) for side in (h, w)]
+        drawn = (jax.random.randint(k, (b,), -m, m + 1) for k, m in zip((row_key, col_key), most, strict=True))
+        shifts = np.stack([np.asarray(shift) for shift in drawn], 1)
+        images = _read(images, lambda i, r, c: (r + shifts[i, 0], c + shifts[i, 1]))
+    elif name == "cutout":
+        rows, cols = (_hole(*axis, config.cutout, b) for axis in ((row_key, h), (col_key, w)))
+        images[rows[:, :, None] & cols[:, None, :]] = 0
+    elif name == "scale":
+        factors = 1 / config.scale + u * (config.scale - 1 / config.scale)
+        images = _read(images, lambda i, r, c: _about_centre(h, w, r * factors[1, i], c * factors[0, i]), centred=True)
+    else:
+        angle = np.deg2rad((2 * u[0] - 1) * config.rotate)
+        turns = [np.array([[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]]) for a in angle]
+
+        def turned(i, r, c):
+            y, x = turns[i] @ np.stack([r / (h - 1), c / (w - 1)]).reshape(2, -1)
+            return _about_centre(h, w, (y * (h - 1)).reshape(h, w), (x * (w - 1)).reshape(h, w))
+
+        images = _read(images, turned, centred=True)
+    return images
+
+
+def _hole(key, side, share, count):
+    """Which of a side's pixels the hole of each image covers: (count, side)."""
+    size = int(side * share + 0.5)
+    first = np.asarray(jax.random.randint(key, (count,), 0, side + 1 - size % 2)) - size // 2
+    return (np.arange(side) >= first[:, None]) & (np.arange(side) < first[:, None] + size)
+
+
+def _about_centre(h, w, rows, cols):
+    return rows + (h - 1) / 2, cols + (w - 1) / 2
+
+
+def _read(images, where, centred=False):
+    """Each image at the places `where(i, r, c)` of its own, bilinear, 0 outside."""
+    b, h, w, k = images.shape
+    r, c = np.meshgrid(np.arange(h), np.arange(w), indexing="ij")
+    r, c = (r - (h - 1) / 2, c - (w - 1) / 2) if centred else (r, c)
+    padded, read = np.zeros((b, 3 * h, 3 * w, k)), np.zeros_like(images)
+    padded[:, h : 2 * h, w : 2 * w] = images
+    for i in range(b):
+        rows, cols = where(i, r, c)
+        top, left = np.floor(rows).astype(int), np.floor(cols).astype(int)
+        for down in (0, 1):
+            for right in (0, 1):
+                share = abs(1 - down - (rows - top)) * abs(1 - right - (cols - left))
+                read[i] += share[..., None] * padded[i, top + down + h, left + right + w]
+    return read
+
+
+@pytest.mark.parametrize("shape", [(5, 6, 6, 3), (4, 7, 10, 3), (3, 9, 5, 1)])
+@pytest.mark.parametrize("mode", [*augmentations.OPERATIONS, "S", "M"])
+def test_operations_alone_and_composed_equal_a_float64_reference(mode, shape):
+    images, key = np.random.default_rng(0).normal(size=shape), jax.random.key(17)
+    operations = augmentations.OPERATIONS if mode in "SM" else (mode,)
+    config = replace(STRONG, operations=operations, mode="M" if mode == "M" else "S")
+    with jax.enable_x64(True):
+        found = _dsa(key, jnp.asarray(images), config)
+        if mode == "M":
+            expected = images
+            for name, its_key in zip(operations, jax.random.split(key, len(operations)), strict=True):
+                expected = _in_numpy(name, its_key, expected.copy())
+        else:
+            which_key, its_key = jax.random.split(key)
+            which = int(jax.random.randint(which_key, (), 0, len(operations)))
+            expected = _in_numpy(operations[which], its_key, images.copy())
+    # the places that a turn and a resize read are made of float32
+    places = mode in ("scale", "rotate", "M") or (mode == "S" and operations[which] in ("scale", "rotate"))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 if places else 1e-13)
 
 
 @pytest.mark.parametrize("mode", dsa.MODES)
@@ -295,14 +372,30 @@ def test_targets_may_stay_as_they_are(config):
     assert np.abs(mixed - images).max() > 0.1
 
 
-def test_mixups_share_is_beta_distributed():
-    images, targets, keys = jnp.zeros((12, 1, 1, 1)), jnp.eye(12), jax.random.split(jax.random.key(11), 2000)
-    for alpha in (0.5, 4.0):
-        mixed_targets = jax.jit(jax.vmap(lambda key: mix.mixup(key, images, targets, Mixup(alpha))[1]))  # noqa: B023
-        # a fixed point of the permutation keeps all of its target, the others the share
-        shares = np.diagonal(mixed_targets(keys), axis1=1, axis2=2).min(axis=1)
-        assert abs(shares.mean() - 0.5) < 4 * shares.std() / np.sqrt(2000)
-        np.testing.assert_allclose(shares.var(), 1 / (4 * (2 * alpha + 1)), rtol=0.15)
+@pytest.mark.parametrize("concentration", [0.5, 4.0])
+def test_mixtures_share_is_beta_distributed(concentration):
+    images, targets, key = _images(6, 9, 8, 1), jnp.eye(6), jax.random.key(11)
+    mixed, weights = _apply(key, images, targets, Mixup(concentration))
+    share, order = _mixing(key, 6, concentration)
+    np.testing.assert_allclose(mixed, share * images + (1 - share) * images[order], atol=1e-6)
+    np.testing.assert_allclose(weights, share * targets + (1 - share) * targets[order], atol=1e-6)
+
+    filled, weights = _apply(key, images, targets, CutMix(concentration))
+    mixing_key, row_key, col_key = jax.random.split(key, 3)
+    share, order = _mixing(mixing_key, 6, concentration)
+    inside = [  # half of a side to the nearest pixel below, from the centre
+        abs(np.arange(side) + 0.5 - int(jax.random.randint(k, (), 0, side))) < int(side * np.sqrt(1 - share)) // 2
+        for side, k in ((9, row_key), (8, col_key))
+    ]
+    box = inside[0][:, None] & inside[1]
+    np.testing.assert_array_equal(filled, np.where(box[:, :, None], images[order], images))
+    np.testing.assert_allclose(weights, (1 - box.mean()) * targets + box.mean() * targets[order], atol=1e-6)
+
+
+def _mixing(key, count, concentration):
+    share_key, order_key = jax.random.split(key)
+    share = float(jax.random.beta(share_key, concentration, concentration))
+    return share, jax.random.permutation(order_key, count)
 
 
 @pytest.mark.parametrize(
@@ -361,22 +454,18 @@ def test_resized_crop_is_the_bilinear_enlargement_of_its_box():
     chex.assert_trees_all_close(enlarged, jnp.stack(expected), atol=1e-5)
 
 
-def test_crop_sides_keep_to_area_and_aspect():
-    heights, widths = crop.crop_sides(jax.random.key(15), 2000, 128, 128, (0.6, 1.0), (0.75, 4 / 3))
-    shares, aspects = heights * widths / 128**2, widths / heights
-    for values, low, high in [(shares, 0.6, 1.0), (aspects, 0.75, 4 / 3)]:
-        slack = 1.5 / 100  # half a pixel on sides of 90 and more
-        assert (values >= low * (1 - slack)).all()
-        assert (values <= high * (1 + slack)).all()
-        assert values.max() - values.min() > 0.9 * (high - low)
-    # symmetric in the logarithm: no side is favoured
-    assert abs(jnp.log(aspects).mean()) < 4 * jnp.log(aspects).std() / np.sqrt(2000)
-
-
-def test_boxes_that_do_not_fit_are_drawn_anew_rather_than_clipped():
-    # an aspect of 4 / 3 at such areas leaves the square; clipped, it would keep as little as 0.82 of it
-    heights, widths = crop.crop_sides(jax.random.key(19), 2000, 128, 128, (0.9, 1.0), (0.75, 4 / 3))
-    assert (heights * widths / 128**2).min() > 0.9 * (1 - 1.5 / 100)
+@pytest.mark.parametrize("scale", [(0.08, 1.0), (0.9, 1.0), (1.0, 1.6)])  # that nearly always fit, often, seldom
+def test_sides_of_crops_are_torchvisions_given_their_draws(scale):
+    key, h, w, ratio = jax.random.key(15), 100, 128, (0.75, 4 / 3)
+    found = np.stack(crop.crop_sides(key, 500, h, w, scale, ratio), 1)
+    keys = jax.random.split(key)
+    areas = h * w * jax.random.uniform(keys[0], (10, 500), minval=scale[0], maxval=scale[1])
+    bounds = np.log(ratio)
+    aspects = np.exp(jax.random.uniform(keys[1], (10, 500), minval=bounds[0], maxval=bounds[1]))
+    sides = np.stack([np.round(np.sqrt(areas / aspects)), np.round(np.sqrt(areas * aspects))], -1)
+    fits = ((sides >= 1) & (sides <= (h, w))).all(-1)
+    expected = np.where(fits.any(0)[:, None], sides[fits.argmax(0), np.arange(500)], (h, w))
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize(("ratio", "expected"), [((0.5, 1.0), (8, 8)), ((2.0, 2.0), (6, 12)), ((1.0, 2.0), (8, 12))])
@@ -461,6 +550,22 @@ def test_each_image_gets_one_of_dcs_operations_equally_often():
     assert not (cropped & scaled).any()
     for happened, chance in [(cropped, 35 / 36 / 3), (turned, 89 / 90 / 3)]:
         assert abs(happened.mean() - chance) < 4 * np.sqrt(chance * (1 - chance) / 1500)
+
+
+def test_dcs_operations_draw_from_their_ranges():
+    images, key = _images(40, 12, 9, 1), jax.random.key(26)
+    row_key, col_key = jax.random.split(key)
+    config = DCAugmentation(crop=3, scale=0.3, rotate=40)
+    cropped, scaled, turned = (operate(key, images, config) for operate in dc.OPERATIONS)
+    sides = [
+        (jax.random.uniform(k, (40,), minval=0.7, maxval=1.3) * side).astype(int)
+        for k, side in ((row_key, 12), (col_key, 9))
+    ]
+    np.testing.assert_array_equal(scaled, dc.nearest_scale(images, *sides))
+    degrees = jax.random.randint(key, (40,), -40, 40)
+    np.testing.assert_allclose(turned, dc.spline_rotate(images, degrees, images.mean()), atol=1e-5)
+    shifts = (jax.random.randint(k, (40,), -3, 3) for k in (row_key, col_key))
+    np.testing.assert_array_equal(cropped, crop.crop(images, *shifts, images.mean((0, 1, 2))))
 
 
 def test_dc_fills_with_means_of_the_batch():

@@ -1,6 +1,7 @@
 """Losses equal PyTorch's, keep finite gradients, and mean the same for every origin of the targets."""
 
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import chex
 import jax
@@ -45,8 +46,15 @@ class TestLossesAgainstPyTorch(chex.TestCase):
         chex.assert_trees_all_close(per_example.mean(), GOLDEN[f"mse_gt/mse{mse_weight}/ce{ce_weight}"], rtol=1e-5)
 
 
+def test_without_a_temperature_it_is_one():
+    chex.assert_trees_all_equal(losses.soften(TEACHER), losses.soften(TEACHER, 1.0))
+    for loss in losses.LOSSES.values():
+        chex.assert_trees_all_equal(loss(STUDENT, HARD), loss(STUDENT, HARD, 1.0))
+
+
 def test_registry_holds_the_protocols_losses():
-    assert (*losses.LOSSES, "mse_gt") == protocol.LOSSES  # which takes label logits, and so is called by itself
+    # but the one that takes label logits, and so is called by itself
+    assert (*losses.LOSSES, "mse_gt") == get_args(get_type_hints(protocol.Protocol)["loss"])
 
 
 def test_gradient_with_respect_to_logits_is_that_of_cross_entropy_even_at_zero_probabilities():

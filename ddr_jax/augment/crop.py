@@ -14,7 +14,7 @@ from ddr_jax.types import InputError
 
 
 def crop(images: jax.Array, row_shifts: jax.Array, col_shifts: jax.Array, fill: jax.Array | float = 0) -> jax.Array:
-    """Pixel (r, c) is read from (r + row shift, c + column shift); shifts (B,) are whole pixels, `fill` (1, 1, 1, K)."""
+    """Pixel (r, c) is read from (r + row shift, c + column shift), whole pixels (B,); `fill` (1, 1, 1, K) outside."""
     _, h, w, _ = images.shape
     rows = row_shifts[:, None, None] + jnp.arange(h)[None, :, None]
     cols = col_shifts[:, None, None] + jnp.arange(w)[None, None]
