@@ -1,4 +1,4 @@
-"""The runner of known accuracies: its list, what it keeps, and the comparison that its table shows."""
+"""Known accuracies: what their lists add to a sweep, what was measured, and the comparison that the table shows."""
 
 import importlib.util
 import json
@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import ddr_jax as ddr
-from ddr_jax.train.arms import Runner
+from ddr_jax import sweep
+from ddr_jax.data import baselines
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "known" / "run.py"
 LEADERBOARD = SCRIPT.with_name("leaderboard.py")
@@ -36,28 +37,11 @@ note = "as small as can be"
 name = "random images"
 real = "digits"
 random = 1
-protocol = { width = 4, epochs = 2, augment = "crop" }
-student = "ConvNet-1"
-seeds = 2
+protocol = "short"
 published = 0.3
 spread = 0.04
 n = 4
 minutes = 2
-
-[[line]]
-name = "whole"
-real = "digits"
-whole = true
-protocol = { width = 4, epochs = 1 }
-student = "MLP"
-seeds = 1
-
-[[line]]
-name = "too large"
-real = "digits"
-whole = true
-protocol = "short"
-out_of_reach = "for a reason"
 """
 
 
@@ -118,7 +102,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def command(known, folder, *options) -> int:
-    places = ["--data", folder, "--out", folder / "out", "--work", folder / "work", "--cache", folder / "cache"]
+    places = ["--data", folder, "--out", folder / "out", "--cache", folder / "cache"]
     return known.main([str(word) for word in (folder / "list.toml", *places, "--devices", 2, *options)])
 
 
@@ -141,63 +125,52 @@ def test_our_spread_stands_in_for_one_that_was_not_published(known):
 
 
 def test_stored_accuracies_of_several_runs_have_the_error_of_just_these_runs(known, folder):
-    published = known.stored(folder / "set.npz", "acc_ConvNet", "here")
+    published = known.stored(folder / "set.npz", "acc_ConvNet")
     assert published.mean == pytest.approx(0.35)
     assert published.n == 4
     within = 0.1 / math.sqrt(2)  # the deviation of either run's two accuracies
     assert published.error == pytest.approx(math.hypot(within, within) / math.sqrt(2) / 2)
 
 
-def test_a_list_is_measured_once_and_goes_on_where_it_was_stopped(known, folder, monkeypatch, capsys):
-    assert command(known, folder, "--only", "stored", "--max-minutes", 0) == 3
-    assert not json.loads((folder / "out/lines/a-set-stored.json").read_text())["done"]
-    assert command(known, folder, "--cost", "cheap") == 0
-    assert "1 of 4 lines measured" in capsys.readouterr().out
+def test_the_table_sets_ours_beside_the_published_and_goes_into_a_readme(known, folder, capsys):
     readme = folder / "README.md"
+    readme.write_text("no place\n")
+    assert command(known, folder, "--cost", "cheap", "--readme", readme) == 2
+    assert "has no place for the table" in capsys.readouterr().err
     readme.write_text(f"before\n{known.BEGIN}\nold\n{known.END}\nafter\n")
-    assert command(known, folder, "--list", "--readme", readme) == 0
-    assert "1 of 4 lines measured" in readme.read_text()
-    assert "| not measured: about 2 minutes on two cores |" in readme.read_text()
-    assert command(known, folder, "--readme", readme) == 0
+    assert command(known, folder, "--cost", "cheap", "--readme", readme) == 0
     table = (folder / "out/table.md").read_text()
     assert readme.read_text() == f"before\n{known.BEGIN}\n{table}{known.END}\nafter\n"
-    assert "35.00 ± 23.80 (4)" in table
-    assert "2 × 2 sets" in table
-    assert "out of reach: for a reason" in table
-    assert "3 of 4 lines measured" in table
-    assert "of the 2 with a published value" in table
-
-    monkeypatch.setattr(known, "measure", lambda *_: pytest.fail("trained again"))
-    assert command(known, folder) == 0
-    with pytest.raises(pytest.fail.Exception, match="trained again"):
-        command(known, folder, "--only", "too large")  # out of reach there may be within it here
-    changed = LIST.replace("random = 1", "random = 2")
-    (folder / "list.toml").write_text(changed)
-    with pytest.raises(pytest.fail.Exception, match="trained again"):
-        command(known, folder)
+    assert "| 2 × 2 sets | 35.00 ± 23.80 (4) |" in table
+    assert "| not measured: about 2 minutes on two cores |  | 30.00 ± 4.00 (4) |" in table
+    assert "1 of 2 lines measured; " in table
+    assert "of the 1 with a published value agree" in table
+    readme.write_text(f"{known.BEGIN}\n{known.END}\n")
+    assert command(known, folder, "--list", "--readme", readme) == 0
+    assert readme.read_text() == f"{known.BEGIN}\n{table}{known.END}\n"
 
 
-def test_the_leaderboards_scores_follow_each_reading_of_real_hard(known, board, folder, monkeypatch):
+def test_real_data_that_a_script_unpacks_is_unpacked_once(known, tmp_path):
+    (tmp_path / "cifar10").mkdir()
+    digits = Path(ddr.__file__).parent / "data" / "bundled" / "digits.npz"
+    script = f"import shutil, sys; assert sys.argv[1] == 'cifar10'; shutil.copy({str(digits)!r}, sys.argv[2])"
+    (tmp_path / "unpack.py").write_text(script)
+    assert known.Sources(tmp_path, tmp_path / "work").real("cifar10", None).num_classes == 10
+    (tmp_path / "unpack.py").write_text("raise SystemExit('unpacked again')")
+    assert known.Sources(tmp_path, tmp_path / "work").real("cifar10", "kip").image_shape == (8, 8, 1)
+    (tmp_path / "mnist").mkdir()
+    with pytest.raises(ddr.InputError, match="failed: unpacked again"):
+        known.Sources(tmp_path, tmp_path / "work").real("mnist", None)
+
+
+def test_the_leaderboards_scores_follow_each_reading_of_real_hard(known, board, folder):
     (folder / "list.toml").write_text(BOARD)
     readme = folder / "README.md"
     readme.write_text(f"{known.BEGIN}\nkept\n{known.END}\n{board.BEGIN}\n{known.END}\n")
-    options = [
-        "--data",
-        folder,
-        "--out",
-        folder / "out",
-        "--cache",
-        folder / "cache",
-        "--readme",
-        readme,
-        "--devices",
-        2,
-    ]
-    command = [str(word) for word in (folder / "list.toml", *options)]
-    assert known.main(command, board.leaderboard()) == 0
+    options = (folder / "list.toml", "--data", folder, "--out", folder / "out", "--cache", folder / "cache")
+    assert board.main([str(word) for word in (*options, "--readme", readme, "--devices", 2)]) == 0
     record = json.loads((folder / "out/lines/a-method.json").read_text())
-    entry = board.leaderboard().read(folder / "list.toml", folder)[0]
-    assert entry.training(True).lr == (0.01,)  # of the preset
+    (entry,) = sweep.read(folder / "list.toml", folder, board.Entry)
     augmented, plain, improvement = board.scores(entry, record)
     arms = {name: np.array(values) for name, values in record["values"].items()}
     np.testing.assert_allclose(augmented.ours, 0.9 - arms["syn-hard"])
@@ -206,66 +179,70 @@ def test_the_leaderboards_scores_follow_each_reading_of_real_hard(known, board, 
     table = (folder / "out/table.md").read_text()
     assert readme.read_text() == f"{known.BEGIN}\nkept\n{known.END}\n{board.BEGIN}\n{table}{known.END}\n"
     assert "| -2.00 |" in table
-    monkeypatch.setattr(ddr, "label_robust_score", lambda *_, **__: pytest.fail("trained again"))
-    assert known.main(command, board.leaderboard()) == 0
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("hlr = 0.5", "hlr = 52", "hlr is 52; expected a fraction"),
+        ("hlr = 0.5", "hlr = 52", "hlr is 52.0; expected a fraction"),
         ("ior = -0.02\n", "", "has no ior"),
-        ('source = "here"', 'sauce = "here"', "unknown key 'sauce': did you mean 'source'"),
-        ('preset = "dsa"', 'preset = "dsaa"', "Unknown preset 'dsaa': did you mean 'dsa'"),
-        ("seeds = 2", "seed = 2", "unknown key 'seed': did you mean 'seeds'"),
+        ('source = "here"', 'sauce = "here"', "Unknown field in real_hard 'sauce': did you mean 'source'"),
+        ("accuracy = 0.9", "accuracy = 90", "accuracy is 90"),
     ],
 )
 def test_a_mistake_in_a_line_of_the_leaderboard_is_told(board, folder, old, new, message):
     (folder / "list.toml").write_text(BOARD.replace(old, new))
     with pytest.raises(ddr.InputError, match=message):
-        board.leaderboard().read(folder / "list.toml", folder)
-
-
-def test_draws_of_random_images_differ_and_are_the_same_again(known, folder):
-    line = known.read_list(folder / "list.toml", folder)[1]
-    sources = known.Sources(folder, folder / "work")
-    first, second = (known.measure(line, sources, Runner())["values"] for _ in range(2))
-    assert first == second
-    assert first[0] != first[1]
+        sweep.read(folder / "list.toml", folder, board.Entry)
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("random = 1", "randm = 1", "line 2 .'random images'.: unknown key 'randm': did you mean 'random'"),
-        ("random = 1", "random = 1\nwhole = true", "say one of set = FILE"),
-        ("random = 1", "random = true", "random is True; expected int"),
-        ("random = 1", "random = 500", "line 'random images': random is 500, but a class of digits has"),
-        ('set = "set.npz"', 'set = "other.npz"', "there is no .*other.npz"),
-        ('student = "MLP"', 'student = "MLPP"', "line 3 .'whole'.: Unknown network 'MLPP'"),
-        ('student = "MLP"', 'student = "ConvNet-5"', "line 'whole': ConvNet-5 leaves no pixel"),
-        ('protocol = "short"\nout', 'protocol = "shot"\nout', "unknown protocol 'shot': did you mean 'short'"),
-        ("epochs = 1 }", "epoch = 1 }", "protocol: unknown key 'epoch': did you mean 'epochs'"),
-        ("epochs = 1 }", "epochs = 0 }", "epochs is 0"),
         ('"acc_ConvNet"', '"acc_Convnet"', "holds no 'acc_Convnet': did you mean 'acc_ConvNet'"),
-        ("published = 0.3", "published = 30", "published is 30; expected a fraction"),
+        ("published = 0.3", "published = 30", "published is 30.*; expected a fraction"),
+        ("published = 0.3", 'published = "acc_ConvNet"', "is read from the set, with its spread and its n"),
         ("n = 4\n", "", "published, spread and n belong together"),
-        ('name = "whole"', 'name = "Random images"', "stands on two lines"),
-        ('cost = "cheap"', 'cost = "cheep"', "unknown cost 'cheep'"),
+        ('cost = "cheap"', 'cost = "cheep"', "Unknown cost 'cheep'"),
     ],
 )
-def test_a_mistake_in_any_line_is_told_before_anything_trains(known, folder, monkeypatch, capsys, old, new, message):
+def test_a_mistake_about_what_was_published_is_told(known, folder, capsys, old, new, message):
     assert LIST.count(old) == 1
     (folder / "list.toml").write_text(LIST.replace(old, new))
-    monkeypatch.setattr(known, "measure", lambda *_: pytest.fail("trained"))
     assert command(known, folder) == 2
     assert re.search(f"^known: error: .*{message}", capsys.readouterr().err)
     assert not list(folder.glob("out/lines/*"))
 
 
-def test_the_lists_of_the_project_are_sound(known, board, shared):
-    entries = board.leaderboard().read(SCRIPT.with_name("leaderboard.toml"), shared / "data")
-    assert {entry.cost for entry in entries} == {"cheap", "long"}
-    lines = known.read_list(SCRIPT.with_name("known.toml"), shared / "data")
-    distilled = {line.set for line in lines}
+def test_what_the_projects_lists_ask_for_is_what_was_measured(known, board, shared):
+    """Every committed record is found, and says what its line asks for."""
+    for name, kind, done in (
+        ("known", known.Line, 50),
+        ("dc_again_epochs", known.Line, 2),
+        ("leaderboard", board.Entry, 4),
+        ("mtt_rates", known.Line, 0),
+    ):
+        options = known.Options(path=SCRIPT.with_name(f"{name}.toml"), data=shared / "data")
+        plan = sweep.plan(options, kind)
+        asked = {line.slug: line.asked(shared / "data") for line in plan.lines}
+        records = {path.stem: json.loads(path.read_text()) for path in options.folder.glob("lines/*.json")}
+        assert {slug: record["asked"] for slug, record in records.items()} == {slug: asked[slug] for slug in records}
+        assert len(plan.records) == len(records) == done
+
+
+def test_every_shared_set_is_on_the_list(known, shared):
+    distilled = {line.set for line in sweep.read(SCRIPT.with_name("known.toml"), shared / "data", known.Line)}
     assert {f"distilled/{path.name}" for path in (shared / "data/distilled").glob("*.npz")} <= distilled
+
+
+def test_any_sweep_reads_the_list_of_known_accuracies(shared):
+    lines = sweep.read(SCRIPT.with_name("known.toml"), shared / "data")
+    assert {type(line) for line in lines} == {sweep.Line}
+
+
+@pytest.mark.parametrize("name", ["digits", "fashion_mnist_ipc1", "fashion_mnist_ipc10"])
+def test_the_lists_of_the_ranking_name_what_each_method_trains_on(name):
+    rank = load("rank", SCRIPT.parents[1] / "ranking" / "rank.py")
+    lines = sweep.plan(rank.Options(path=SCRIPT.parents[1] / "ranking" / f"{name}.toml"), rank.Method).lines
+    assert {line.name: line.coreset for line in lines if line.coreset} == {name: name for name in baselines.BASELINES}
+    assert sum(line.set is not None for line in lines) == 1

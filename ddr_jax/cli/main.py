@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
+import functools
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.table import Column
 from rich.text import Text
 
+from ddr_jax import sweep
 from ddr_jax.cli import configs, options
 from ddr_jax.data import datasets, distilled
 from ddr_jax.data.files import check_writable
@@ -33,27 +34,36 @@ if TYPE_CHECKING:
     from ddr_jax.results.result import Result
     from ddr_jax.train.teachers import Teachers
 
-MAX_CPU_DEVICES = 8  # each holds its own copy of the data
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns 0, or 2 after a message on standard error if the caller made a mistake."""
-    warnings.showwarning = _show_warning
+    """Runs one command; returns its status, or 2 after a message on standard error if the caller made a mistake."""
+    return answer(lambda: _command(list(sys.argv[1:] if arguments is None else arguments)), "ddr-jax")
+
+
+def answer(work: Callable[[], int], program: str) -> int:
+    """The status of some work: its own, 2 after the message of an InputError, 130 where it was interrupted."""
+    warnings.showwarning = functools.partial(_show_warning, program)
     try:
-        name, command = options.parse(list(sys.argv[1:] if arguments is None else arguments))
-        _compare(command) if name == "compare" else _run(name, command)
+        return work()
     except InputError as error:
-        print(f"ddr-jax: error: {error}", file=sys.stderr)
+        print(f"{program}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("ddr-jax: interrupted; finished students are in the cache, if it is on", file=sys.stderr)
+        print(f"{program}: interrupted; finished students are in the cache, if it is on", file=sys.stderr)
         return 130
+
+
+def _command(arguments: list[str]) -> int:
+    name, command = options.parse(arguments)
+    if name == "sweep":
+        return sweep.run(command, bars=progress_bars)
+    _compare(command) if name == "compare" else _run(name, command)
     return 0
 
 
-def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+def _show_warning(program, message, category, filename, lineno, file=None, line=None) -> None:
     if issubclass(category, InputWarning):
-        print(f"ddr-jax: warning: {message}", file=sys.stderr)
+        print(f"{program}: warning: {message}", file=sys.stderr)
     else:
         print(warnings.formatwarning(message, category, filename, lineno, line), file=sys.stderr, end="")
 
@@ -78,29 +88,20 @@ def _run(name: str, command: Any) -> None:
     settings = options.settings(name, command, real.flips, real.name)
     sets = distilled.prepare(files, real)
     _check_ipc(command, sets)
-    for folder in (out.parent, options.cache_folder(command)) if command.store else (out.parent,):
+    for folder in (out.parent, sweep.cache_folder(command)) if command.store else (out.parent,):
         check_writable(folder)
-    _start_jax(command)
+    runner = sweep.start(command, command.store)
 
     import jax
 
     from ddr_jax import evaluate
     from ddr_jax.results import cross
-    from ddr_jax.train import arms, devices, store
 
-    default = devices.default_execution()
-    execution = dataclasses.replace(
-        default,
-        mode=default.mode if command.execution == "auto" else command.execution,
-        devices=command.devices,
-        precision=command.precision,
-    )
-    kept = store.Store(options.cache_folder(command)) if command.store else None
     for note in getattr(command, "notes", ()):
         print(f"ddr-jax: {note}", file=sys.stderr)
     students = getattr(command, "students", ())
     with progress_bars() as on_progress:
-        asked = {"key": jax.random.key(command.key), "runner": arms.Runner(kept, execution, on_progress)}
+        asked = {"key": jax.random.key(command.key), "runner": dataclasses.replace(runner, on_progress=on_progress)}
         if students:
             found = evaluate.by_architecture(sets, real, settings, students, **asked)
         else:
@@ -166,14 +167,6 @@ def _given_teachers(command: Any, settings: Settings, real: RealData) -> Teacher
 
     protocol = settings.teacher_protocol
     return load_teachers(*command.teacher_weights, real=real, student=protocol.student, width=protocol.width)
-
-
-def _start_jax(command: Any) -> None:
-    """Programs kept from earlier starts; and one CPU device per core, unless an accelerator is there."""
-    from ddr_jax.train.devices import use_compilation_cache, use_cpu_cores
-
-    use_compilation_cache(options.cache_folder(command) / "programs")
-    use_cpu_cores(command.devices or min(os.cpu_count() or 1, MAX_CPU_DEVICES))
 
 
 class _Speed(ProgressColumn):

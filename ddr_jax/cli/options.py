@@ -8,7 +8,6 @@ there either from the field's default.
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,36 +24,23 @@ from ddr_jax.protocols.protocol import REAL_EPOCHS, Protocol
 from ddr_jax.protocols.protocol import real as real_protocol_of
 from ddr_jax.protocols.settings import Settings
 from ddr_jax.scores.table import SCORES, arms_of
+from ddr_jax.sweep import Machine, Sweep
 from ddr_jax.types import InputError, nearest
 
 MACHINE_OPTIONS = ("out", "cache", "store", "devices", "config", "notes")  # say nothing of what is computed
 Named = Literal[("none", *NAMED_AUGMENTATIONS)]  # type: ignore[valid-type]
 
 
-def cache_folder(command: Any) -> Path:
-    """Where a command keeps finished students and compiled programs."""
-    return command.cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddr_jax"
-
-
 @dataclass(frozen=True)
-class Running:
+class Running(Machine):
     """Options of every command that trains."""
 
     key: int = 0
     """Root of all randomness."""
     out: Path | None = None
     """The JSON result; a picture and the configuration are written beside it. Default: results/COMMAND-SET.json."""
-    cache: Path | None = None
-    """Where finished students and teachers are kept and found again. Default: in $XDG_CACHE_HOME or ~/.cache."""
     store: bool = True
     """Look finished students up in the cache, and keep new ones there."""
-    devices: int | None = None
-    """Devices used at most. Default: all accelerators, or one per CPU core up to 8."""
-    execution: Literal["auto", "serial", "vmap", "shared"] = "auto"
-    """How students use the devices: one on each at a time (serial, auto's choice on CPUs), many on each (vmap, auto's
-    on accelerators), or all devices on the batches of one (shared, for fewer students than devices)."""
-    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
-    """Of the networks' arithmetic: tf32 on GPUs, or bfloat16 with float32 weights and statistics."""
     config: Path | None = None
     """A file of options: one written beside a result, your own (.yaml, .toml, .json), or one of ddranking's."""
 
@@ -188,6 +174,7 @@ COMMANDS: dict[str, type[Any]] = {
     ),
     "accuracy": _evaluation("Test accuracy of students trained on distilled sets.", SHORT["accuracy"]),
     "compare": Compare,
+    "sweep": Sweep,
 }
 TYRO = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
 

@@ -17,7 +17,10 @@ from ddr_jax.data.files import write_atomically
 from ddr_jax.scores.intervals import Interval
 
 WIDTH = 120  # characters, where there is no terminal to ask
-WORDS = ("arm", "set", "score", "of", "meaning", "method", "better", "worse", "group", "distinct")  # not numbers
+WORDS = (  # not numbers
+    *("line", "student", "arm", "set", "score", "of", "meaning", "method"),
+    *("better", "worse", "group", "distinct"),
+)
 
 
 class Document(abc.ABC):

@@ -9,24 +9,22 @@ together with where they were read.
 
 from __future__ import annotations
 
-import functools
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
 import numpy as np
 import run
 
 import ddr_jax as ddr
+from ddr_jax import sweep
+from ddr_jax.protocols.plain import Must, check
+from ddr_jax.protocols.settings import Settings
 from ddr_jax.scores import metrics
-from ddr_jax.types import InputError
 
-if TYPE_CHECKING:
-    from ddr_jax.train.arms import Runner
-
-OWN = ("hlr", "ior", "real_hard")
 BEGIN = "<!-- table: made by leaderboard.py -->"
+Points = Annotated[float, Must("a fraction: divide points by 100", lambda x: -1 <= x <= 1)]
 
 
 @dataclass(frozen=True)
@@ -34,60 +32,33 @@ class Reading:
     """A known accuracy of students of all real data, a fraction: under which reading of HLR, and where it was read."""
 
     name: str
-    accuracy: float
+    accuracy: Annotated[float, Must("in (0, 1)", lambda x: 0 < x < 1)]
     source: str
 
+    def __post_init__(self) -> None:
+        check(self)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Entry(run.Line):
-    """A line of `run.py` with the leaderboard's HLR and IOR, fractions."""
+    """A line of `run.py`, whose set is scored by LRS, with the leaderboard's HLR and IOR, fractions."""
 
-    hlr: float = 0.0
-    ior: float = 0.0
-    real_hard: tuple[Reading, ...] = ()
+    scores: tuple[str, ...] = ("lrs",)
+    hlr: Points
+    ior: Points
+    real_hard: Annotated[tuple[Reading, ...], Must("one or more", bool)]
 
+    def asks(self, flips: bool) -> Settings:
+        return replace(super().asks(flips), real_accuracy=self.real_hard[0].accuracy)
 
-def read_entry(raw: dict[str, Any], protocols: dict[str, Any], data: Path, where: str) -> Entry:
-    """One entry of the list, checked."""
-    where = f"{where} ({raw.get('name')!r})"
-    run.check_keys(raw, (*run.LINE_KEYS, *OWN), where)
-    for key in ("set", *OWN):
-        if key not in raw:
-            raise InputError(f"{where}: has no {key}")
-    for key in ("hlr", "ior"):
-        if not isinstance(raw[key], (int, float)) or not -1 <= raw[key] <= 1:
-            raise InputError(f"{where}: {key} is {raw[key]!r}; expected a fraction: divide points by 100")
-    readings = tuple(_reading(each, where) for each in raw["real_hard"])
-    line = run.read_line({key: value for key, value in raw.items() if key not in OWN}, protocols, data, where)
-    values = {field.name: getattr(line, field.name) for field in fields(run.Line)}
-    return Entry(**values, hlr=raw["hlr"], ior=raw["ior"], real_hard=readings)
+    def asked(self, data: Path) -> dict[str, Any]:
+        """As of an accuracy: which known accuracy HLR takes decides nothing that is measured."""
+        return {key: value for key, value in super().asked(data).items() if key not in ("scores", "real_accuracy")}
 
-
-def _reading(raw: dict[str, Any], where: str) -> Reading:
-    where = f"{where}: real_hard"
-    run.check_keys(raw, ("name", "accuracy", "source"), where)
-    if set(raw) != {"name", "accuracy", "source"} or not 0 < raw["accuracy"] < 1:
-        raise InputError(f"{where} is {raw}; expected a name, an accuracy in (0, 1) and a source")
-    return Reading(**raw)
-
-
-def measure(entry: Entry, sources: run.Sources, runner: Runner) -> dict[str, Any]:
-    """Trains the entry's students: by arm, the test accuracy of each seed (S,), mean over the file's runs."""
-    import jax
-
-    real = sources.real(entry.real, entry.zca)
-    result = ddr.label_robust_score(
-        sources.distilled(entry),
-        real,
-        entry.training(real.flips),
-        key=jax.random.key(run.KEY),
-        runner=runner,
-        seeds=entry.seeds,
-        real_accuracy=entry.real_hard[0].accuracy,
-    )
-    arms = {name: result.readings[name].accuracy for name in ("syn-hard", "syn-any", "rdm-any")}
-    values = {name: np.mean(each, axis=0).tolist() for name, each in arms.items()}
-    return {"values": values, "runs": len(arms["syn-any"]), "diverged": result.diverged}
+    def kept(self, result: ddr.Result) -> sweep.Record:
+        """By arm, the test accuracy of each seed (S,), mean over the file's runs."""
+        arms = {name: result.readings[name].accuracy for name in ("syn-hard", "syn-any", "rdm-any")}
+        return {"values": {name: each.mean(0).tolist() for name, each in arms.items()}, "runs": len(arms["syn-any"])}
 
 
 @dataclass(frozen=True)
@@ -99,7 +70,7 @@ class Score:
     theirs: float
 
 
-def scores(entry: Entry, record: dict[str, Any]) -> list[Score]:
+def scores(entry: Entry, record: sweep.Record) -> list[Score]:
     """HLR under every reading, and IOR; fractions."""
     arm = {name: np.array(values) for name, values in record["values"].items()}
     recovery = [
@@ -114,22 +85,17 @@ def scores(entry: Entry, record: dict[str, Any]) -> list[Score]:
 HEAD = ("set", "score", "ours, points (95 %)", "n", "leaderboard", "difference", "agrees", "device", "minutes")
 
 
-def table(entries: tuple[Entry, ...], records: run.Records) -> str:
+def table(found: sweep.Plan, data: Path) -> str:
     """The table as Markdown: a row per score, then where the real-hard accuracies were read, and notes."""
-    text = ["| " + " | ".join(HEAD) + " |", "|" + " --- |" * len(HEAD)]
-    for entry in entries:
-        text += ["| " + " | ".join(row) + " |" for row in _rows(entry, records.get(entry.name))]
-    text += [
-        "",
-        f"{len(records)} of {len(entries)} lines measured. Real-hard accuracies, known and not trained here:",
-        "",
-    ]
-    known = {(each.name, each.accuracy, each.source) for entry in entries for each in entry.real_hard}
-    text += [f"- **{name}**, {100 * accuracy:.1f} %: {source}" for name, accuracy, source in sorted(known)]
-    return "\n".join([*text, *(f"- **{entry.name}**: {entry.note}" for entry in entries if entry.note)]) + "\n"
+    rows = [row for entry in found.lines for row in _rows(entry, found.records.get(entry.name))]
+    known = {(each.name, each.accuracy, each.source) for entry in found.lines for each in entry.real_hard}
+    read = "".join(f"- **{name}**, {100 * accuracy:.1f} %: {source}\n" for name, accuracy, source in sorted(known))
+    measured = f"{len(found.records)} of {len(found.lines)} lines measured."
+    head = f"{measured} Real-hard accuracies, known and not trained here:"
+    return f"{sweep.markdown(HEAD, rows)}\n{head}\n\n{read}{sweep.notes(found.lines)}"
 
 
-def _rows(entry: Entry, record: dict[str, Any] | None) -> list[list[str]]:
+def _rows(entry: Entry, record: sweep.Record | None) -> list[list[str]]:
     if record is None:
         theirs = f"{100 * entry.hlr:.2f} / {100 * entry.ior:.2f}"
         return [[entry.name, "HLR / IOR", run.unmeasured(entry), "", theirs, *[""] * 4]]
@@ -137,24 +103,15 @@ def _rows(entry: Entry, record: dict[str, Any] | None) -> list[list[str]]:
     for score in scores(entry, record):
         mean = run.summarise(score.ours)
         c = run.compare(mean, run.Published(score.theirs))
-        n = f"{mean.n} × {record['runs']} sets" if record["runs"] > 1 else str(mean.n)
-        rows.append([entry.name, score.name, run.span(mean), n, f"{100 * score.theirs:.2f}"])
+        rows.append([entry.name, score.name, run.span(mean), sweep.count(record), f"{100 * score.theirs:.2f}"])
         rows[-1] += [f"{100 * c.difference:+.2f}", "yes" if c.agrees else "**no**"]
         rows[-1] += [record["device"], f"{record['seconds'] / 60:.1f}"]
     return rows
 
 
-def summary(entry: Entry, record: dict[str, Any]) -> str:
-    """An entry's scores for the terminal."""
-    each = (f"{s.name} {100 * s.ours.mean():.2f}, leaderboard {100 * s.theirs:.2f}" for s in scores(entry, record))
-    return "; ".join(each)
-
-
-def leaderboard() -> run.Kind:
-    """The kind of list that this script is about."""
-    read = functools.partial(run.read_list, make=read_entry)
-    return run.Kind(__doc__ or "", run.HERE / "leaderboard.toml", read, measure, table, summary, BEGIN)
+def main(arguments: list[str] | None = None) -> int:
+    return run.main(arguments, Entry, table, BEGIN, run.HERE / "leaderboard.toml")
 
 
 if __name__ == "__main__":
-    sys.exit(run.main(kind=leaderboard()))
+    sys.exit(main())
