@@ -212,16 +212,92 @@ def test_whole_draws_are_uniform_over_their_range(draw, side, share, expected):
     assert (abs(counts - mean) <= 5 * np.sqrt(mean)).all()
 
 
-def test_mode_m_applies_every_operation_in_order():
-    images = _images(3, 6, 6, 2)
-    cut_all = DSA(
-        operations=("cutout", "color"), cutout=2.0, mode="M"
-    )  # a hole that always covers the image, brightened
-    cut_first = _dsa(jax.random.key(5), images, cut_all)
-    assert np.ptp(cut_first, axis=(1, 2, 3)).max() < 1e-6
-    assert (np.abs(cut_first[:, 0, 0, 0]) > 1e-3).all()
-    cut_last = _dsa(jax.random.key(5), images, replace(cut_all, operations=("color", "cutout")))
-    np.testing.assert_array_equal(cut_last, 0)
+STRONG = DSA(flip=0.3, rotate=40.0, saturation=1.7, brightness=0.8, contrast=0.6, scale=1.4, crop=0.2, cutout=0.4)
+
+
+def _in_numpy(name, key, images, config=STRONG):
+    """One of DSA's operations in float64, its draws made of the key."""
+    b, h, w, _ = images.shape
+    u = np.asarray(jax.random.uniform(key, ({"color": 3, "scale": 2}.get(name, 1), b), jnp.float64))
+    row_key, col_key = jax.random.split(key)
+    if name == "color":
+        for image, (bright, saturated, contrasted) in zip(images, u.T, strict=True):
+            image += (bright - 0.5) * config.brightness
+            grey = image.mean(-1, keepdims=True)
+            image[:] = grey + (image - grey) * saturated * config.saturation
+            image[:] = image.mean() + (image - image.mean()) * (contrasted + config.contrast)
+    elif name == "flip":
+        images[u[0] < config.flip] = images[u[0] < config.flip, :, ::-1]
+    elif name == "crop":
+        most = [int(side * config.crop + 0.5) for side in (h, w)]
+        drawn = (jax.random.randint(k, (b,), -m, m + 1) for k, m in zip((row_key, col_key), most, strict=True))
+        shifts = np.stack([np.asarray(shift) for shift in drawn], 1)
+        images = _read(images, lambda i, r, c: (r + shifts[i, 0], c + shifts[i, 1]))
+    elif name == "cutout":
+        rows, cols = (_hole(*axis, config.cutout, b) for axis in ((row_key, h), (col_key, w)))
+        images[rows[:, :, None] & cols[:, None, :]] = 0
+    elif name == "scale":
+        factors = 1 / config.scale + u * (config.scale - 1 / config.scale)
+        images = _read(images, lambda i, r, c: _about_centre(h, w, r * factors[1, i], c * factors[0, i]), centred=True)
+    else:
+        angle = np.deg2rad((2 * u[0] - 1) * config.rotate)
+        turns = [np.array([[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]]) for a in angle]
+
+        def turned(i, r, c):
+            y, x = turns[i] @ np.stack([r / (h - 1), c / (w - 1)]).reshape(2, -1)
+            return _about_centre(h, w, (y * (h - 1)).reshape(h, w), (x * (w - 1)).reshape(h, w))
+
+        images = _read(images, turned, centred=True)
+    return images
+
+
+def _hole(key, side, share, count):
+    """Which of a side's pixels the hole of each image covers: (count, side)."""
+    size = int(side * share + 0.5)
+    first = np.asarray(jax.random.randint(key, (count,), 0, side + 1 - size % 2)) - size // 2
+    return (np.arange(side) >= first[:, None]) & (np.arange(side) < first[:, None] + size)
+
+
+def _about_centre(h, w, rows, cols):
+    return rows + (h - 1) / 2, cols + (w - 1) / 2
+
+
+def _read(images, where, centred=False):
+    """Each image at the places `where(i, r, c)` of its own, bilinear, 0 outside."""
+    b, h, w, k = images.shape
+    r, c = np.meshgrid(np.arange(h), np.arange(w), indexing="ij")
+    r, c = (r - (h - 1) / 2, c - (w - 1) / 2) if centred else (r, c)
+    padded, read = np.zeros((b, 3 * h, 3 * w, k)), np.zeros_like(images)
+    padded[:, h : 2 * h, w : 2 * w] = images
+    for i in range(b):
+        rows, cols = where(i, r, c)
+        top, left = np.floor(rows).astype(int), np.floor(cols).astype(int)
+        for down in (0, 1):
+            for right in (0, 1):
+                share = abs(1 - down - (rows - top)) * abs(1 - right - (cols - left))
+                read[i] += share[..., None] * padded[i, top + down + h, left + right + w]
+    return read
+
+
+@pytest.mark.parametrize("shape", [(5, 6, 6, 3), (4, 7, 10, 3), (3, 9, 5, 1)])
+@pytest.mark.parametrize("mode", [*protocol.OPERATIONS, "S", "M"])
+def test_operations_alone_and_composed_equal_a_float64_reference(mode, shape):
+    images, key = np.random.default_rng(0).normal(size=shape), jax.random.key(17)
+    operations = protocol.OPERATIONS if mode in "SM" else (mode,)
+    config = replace(STRONG, operations=operations, mode="M" if mode == "M" else "S")
+    with jax.enable_x64(True):
+        found = _dsa(key, jnp.asarray(images), config)
+        if mode == "M":
+            expected = images
+            for name, its_key in zip(operations, jax.random.split(key, len(operations)), strict=True):
+                expected = _in_numpy(name, its_key, expected.copy())
+        else:
+            which_key, its_key = jax.random.split(key)
+            which = int(jax.random.randint(which_key, (), 0, len(operations)))
+            expected = _in_numpy(operations[which], its_key, images.copy())
+    # the places that a turn and a resize read are made of float32
+    places = mode in ("scale", "rotate", "M") or (mode == "S" and operations[which] in ("scale", "rotate"))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 if places else 1e-13)
 
 
 @pytest.mark.parametrize("mode", dsa.MODES)
