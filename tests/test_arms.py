@@ -179,6 +179,17 @@ def test_weights_are_kept_for_arms_that_ask_and_found_again(real, tmp_path):
     assert set(found.weights) == set(found.tables["syn-any"].students.ravel())
 
 
+def test_a_scaled_loss_is_multiplied_by_the_square_of_the_temperature(real):
+    # without momentum and decay a step is rate · scale · gradient, so a scale of 4 is a rate of 4 times as much
+    plain = dataclasses.replace(PROTOCOL, labels="soft", loss="kl", momentum=0.0, weight_decay=0.0, temperature=2.0)
+    scaled = dataclasses.replace(plain, scale_loss=True)
+    kept = []
+    for protocol, rate in ((scaled, 0.01), (plain, 0.04)):
+        done = run([arm(sets=1, seeds=1, protocol=dataclasses.replace(protocol, lr=(rate,)), keep=True)], real)
+        kept += done.weights.values()
+    chex.assert_trees_all_close(*kept, rtol=1e-6)
+
+
 def test_teacher_labels_make_other_students(real, finished):
     first = finished.tables["syn-any"].students[0, 0, 0]
     trained = run([arm(sets=1, seeds=1, keep=True)], real)

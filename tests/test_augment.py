@@ -200,6 +200,7 @@ def test_cutout_is_clamped_to_the_image():
     [
         (dsa.crop_shifts, 32, 0.125, range(-4, 5)),
         (dsa.crop_shifts, 28, 0.125, range(-4, 5)),  # 3.5 rounds up
+        (dsa.crop_shifts, 31, 0.08, range(-2, 3)),  # 2.48 rounds down
         (dsa.crop_shifts, 8, 0.0, range(1)),
         (dsa.cutout_centres, 8, 0.5, range(9)),  # an even hole: the side itself too
         (dsa.cutout_centres, 6, 0.5, range(6)),  # an odd hole
@@ -280,10 +281,10 @@ def _read(images, where, centred=False):
 
 
 @pytest.mark.parametrize("shape", [(5, 6, 6, 3), (4, 7, 10, 3), (3, 9, 5, 1)])
-@pytest.mark.parametrize("mode", [*protocol.OPERATIONS, "S", "M"])
+@pytest.mark.parametrize("mode", [*augmentations.OPERATIONS, "S", "M"])
 def test_operations_alone_and_composed_equal_a_float64_reference(mode, shape):
     images, key = np.random.default_rng(0).normal(size=shape), jax.random.key(17)
-    operations = protocol.OPERATIONS if mode in "SM" else (mode,)
+    operations = augmentations.OPERATIONS if mode in "SM" else (mode,)
     config = replace(STRONG, operations=operations, mode="M" if mode == "M" else "S")
     with jax.enable_x64(True):
         found = _dsa(key, jnp.asarray(images), config)
@@ -371,14 +372,30 @@ def test_targets_may_stay_as_they_are(config):
     assert np.abs(mixed - images).max() > 0.1
 
 
-def test_mixups_share_is_beta_distributed():
-    images, targets, keys = jnp.zeros((12, 1, 1, 1)), jnp.eye(12), jax.random.split(jax.random.key(11), 2000)
-    for alpha in (0.5, 4.0):
-        mixed_targets = jax.jit(jax.vmap(lambda key: mix.mixup(key, images, targets, Mixup(alpha))[1]))  # noqa: B023
-        # a fixed point of the permutation keeps all of its target, the others the share
-        shares = np.diagonal(mixed_targets(keys), axis1=1, axis2=2).min(axis=1)
-        assert abs(shares.mean() - 0.5) < 4 * shares.std() / np.sqrt(2000)
-        np.testing.assert_allclose(shares.var(), 1 / (4 * (2 * alpha + 1)), rtol=0.15)
+@pytest.mark.parametrize("concentration", [0.5, 4.0])
+def test_mixtures_share_is_beta_distributed(concentration):
+    images, targets, key = _images(6, 9, 8, 1), jnp.eye(6), jax.random.key(11)
+    mixed, weights = _apply(key, images, targets, Mixup(concentration))
+    share, order = _mixing(key, 6, concentration)
+    np.testing.assert_allclose(mixed, share * images + (1 - share) * images[order], atol=1e-6)
+    np.testing.assert_allclose(weights, share * targets + (1 - share) * targets[order], atol=1e-6)
+
+    filled, weights = _apply(key, images, targets, CutMix(concentration))
+    mixing_key, row_key, col_key = jax.random.split(key, 3)
+    share, order = _mixing(mixing_key, 6, concentration)
+    inside = [  # half of a side to the nearest pixel below, from the centre
+        abs(np.arange(side) + 0.5 - int(jax.random.randint(k, (), 0, side))) < int(side * np.sqrt(1 - share)) // 2
+        for side, k in ((9, row_key), (8, col_key))
+    ]
+    box = inside[0][:, None] & inside[1]
+    np.testing.assert_array_equal(filled, np.where(box[:, :, None], images[order], images))
+    np.testing.assert_allclose(weights, (1 - box.mean()) * targets + box.mean() * targets[order], atol=1e-6)
+
+
+def _mixing(key, count, concentration):
+    share_key, order_key = jax.random.split(key)
+    share = float(jax.random.beta(share_key, concentration, concentration))
+    return share, jax.random.permutation(order_key, count)
 
 
 @pytest.mark.parametrize(
@@ -437,22 +454,18 @@ def test_resized_crop_is_the_bilinear_enlargement_of_its_box():
     chex.assert_trees_all_close(enlarged, jnp.stack(expected), atol=1e-5)
 
 
-def test_crop_sides_keep_to_area_and_aspect():
-    heights, widths = crop.crop_sides(jax.random.key(15), 2000, 128, 128, (0.6, 1.0), (0.75, 4 / 3))
-    shares, aspects = heights * widths / 128**2, widths / heights
-    for values, low, high in [(shares, 0.6, 1.0), (aspects, 0.75, 4 / 3)]:
-        slack = 1.5 / 100  # half a pixel on sides of 90 and more
-        assert (values >= low * (1 - slack)).all()
-        assert (values <= high * (1 + slack)).all()
-        assert values.max() - values.min() > 0.9 * (high - low)
-    # symmetric in the logarithm: no side is favoured
-    assert abs(jnp.log(aspects).mean()) < 4 * jnp.log(aspects).std() / np.sqrt(2000)
-
-
-def test_boxes_that_do_not_fit_are_drawn_anew_rather_than_clipped():
-    # an aspect of 4 / 3 at such areas leaves the square; clipped, it would keep as little as 0.82 of it
-    heights, widths = crop.crop_sides(jax.random.key(19), 2000, 128, 128, (0.9, 1.0), (0.75, 4 / 3))
-    assert (heights * widths / 128**2).min() > 0.9 * (1 - 1.5 / 100)
+@pytest.mark.parametrize("scale", [(0.08, 1.0), (0.9, 1.0), (1.0, 1.6)])  # that nearly always fit, often, seldom
+def test_sides_of_crops_are_torchvisions_given_their_draws(scale):
+    key, h, w, ratio = jax.random.key(15), 100, 128, (0.75, 4 / 3)
+    found = np.stack(crop.crop_sides(key, 500, h, w, scale, ratio), 1)
+    keys = jax.random.split(key)
+    areas = h * w * jax.random.uniform(keys[0], (10, 500), minval=scale[0], maxval=scale[1])
+    bounds = np.log(ratio)
+    aspects = np.exp(jax.random.uniform(keys[1], (10, 500), minval=bounds[0], maxval=bounds[1]))
+    sides = np.stack([np.round(np.sqrt(areas / aspects)), np.round(np.sqrt(areas * aspects))], -1)
+    fits = ((sides >= 1) & (sides <= (h, w))).all(-1)
+    expected = np.where(fits.any(0)[:, None], sides[fits.argmax(0), np.arange(500)], (h, w))
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize(("ratio", "expected"), [((0.5, 1.0), (8, 8)), ((2.0, 2.0), (6, 12)), ((1.0, 2.0), (8, 12))])
@@ -537,6 +550,22 @@ def test_each_image_gets_one_of_dcs_operations_equally_often():
     assert not (cropped & scaled).any()
     for happened, chance in [(cropped, 35 / 36 / 3), (turned, 89 / 90 / 3)]:
         assert abs(happened.mean() - chance) < 4 * np.sqrt(chance * (1 - chance) / 1500)
+
+
+def test_dcs_operations_draw_from_their_ranges():
+    images, key = _images(40, 12, 9, 1), jax.random.key(26)
+    row_key, col_key = jax.random.split(key)
+    config = DCAugmentation(crop=3, scale=0.3, rotate=40)
+    cropped, scaled, turned = (operate(key, images, config) for operate in dc.OPERATIONS)
+    sides = [
+        (jax.random.uniform(k, (40,), minval=0.7, maxval=1.3) * side).astype(int)
+        for k, side in ((row_key, 12), (col_key, 9))
+    ]
+    np.testing.assert_array_equal(scaled, dc.nearest_scale(images, *sides))
+    degrees = jax.random.randint(key, (40,), -40, 40)
+    np.testing.assert_allclose(turned, dc.spline_rotate(images, degrees, images.mean()), atol=1e-5)
+    shifts = (jax.random.randint(k, (40,), -3, 3) for k in (row_key, col_key))
+    np.testing.assert_array_equal(cropped, crop.crop(images, *shifts, images.mean((0, 1, 2))))
 
 
 def test_dc_fills_with_means_of_the_batch():

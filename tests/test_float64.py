@@ -145,17 +145,12 @@ def test_images_come_in_the_order_of_the_goldens():
 
 
 def student(protocol):
-    """The protocol's only student."""
-    names = ("weight_decay", "momentum", "temperature", "mse_weight", "ce_weight")
-    return Student(
-        key=jax.random.key(0),
-        images=jnp.int32(0),
-        targets=jnp.int32(0),
-        lr=jnp.float64(protocol.lr[0]),
-        loss_scale=jnp.float64(protocol.temperature**2 if protocol.scale_loss else 1),
-        augment=jnp.bool_(False),
-        **{name: jnp.float64(getattr(protocol, name)) for name in names},
-    )
+    """The protocol's only student, its numbers in float64."""
+    row = protocol.row(protocol.lr[0], augmented=False)
+    numbers = {
+        name: jnp.asarray(value, bool if isinstance(value, bool) else jnp.float64) for name, value in row.items()
+    }
+    return Student(jax.random.key(0), jnp.int32(0), jnp.int32(0), numbers)
 
 
 def teachers(net, shape):

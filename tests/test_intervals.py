@@ -53,6 +53,12 @@ def test_bootstrap_interval_equals_scipys_bca_of_skewed_values(n):
     assert asymmetry > 0.05 * width  # skewed enough for the correction to matter
 
 
+def test_bootstrap_interval_is_of_ten_thousand_resamples_at_95_percent_if_nobody_says_otherwise():
+    values = np.random.default_rng(3).normal(size=10)
+    said = bootstrap_interval(values, seed=7, level=0.95, resamples=10_000)
+    assert (said.low, said.high) == ((it := bootstrap_interval(values, seed=7)).low, it.high)
+
+
 def test_bootstrap_interval_is_set_by_its_seed():
     values = np.random.default_rng(3).normal(size=10)
     one, again, other = (bootstrap_interval(values, seed=seed) for seed in (7, 7, 8))

@@ -45,6 +45,12 @@ class TestLossesAgainstPyTorch(chex.TestCase):
         chex.assert_trees_all_close(per_example.mean(), GOLDEN[f"mse_gt/mse{mse_weight}/ce{ce_weight}"], rtol=1e-5)
 
 
+def test_without_a_temperature_it_is_one():
+    chex.assert_trees_all_equal(losses.soften(TEACHER), losses.soften(TEACHER, 1.0))
+    for loss in losses.LOSSES.values():
+        chex.assert_trees_all_equal(loss(STUDENT, HARD), loss(STUDENT, HARD, 1.0))
+
+
 def test_registry_holds_the_protocols_losses():
     assert (*losses.LOSSES, "mse_gt") == protocol.LOSSES  # which takes label logits, and so is called by itself
 

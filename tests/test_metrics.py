@@ -33,6 +33,12 @@ def test_augmentation_robust_score_worked_by_hand():
     np.testing.assert_allclose(score, 0.3528493, atol=1e-7)
 
 
+def test_weights_are_a_half_if_nobody_says_otherwise():
+    arms = (0.9, 0.3, 0.6, 0.5)
+    for score in (metrics.label_robust_score, metrics.augmentation_robust_score):
+        assert score(*arms) == score(*arms, weight=0.5)
+
+
 def test_scores_reach_their_limits_and_the_middle():
     worst = metrics.label_robust_score(1, 0, 0, 1)
     best = metrics.label_robust_score(0, 1, 1, 0)

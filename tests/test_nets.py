@@ -183,6 +183,10 @@ def test_too_small_images_are_refused_with_the_size_that_works(name, smallest):
             nets.check(name, (smallest, smallest - 1, 3))
 
 
+def test_networks_halve_images_first_from_33_pixels_on():
+    assert [nets.names.first_stride((side, 64, 3)) for side in (32, 33)] == [1, 2]
+
+
 def test_networks_that_first_halve_larger_images_say_from_which_size_on():
     with pytest.raises(InputError, match="use ConvNet-5 or a shallower one, or images of at least 49×49"):
         nets.check("ResNet-18-BN", (48, 48, 3))
@@ -257,12 +261,26 @@ def test_vision_transformer_starts_like_pytorchs_attention():
 
 
 def test_torchvisions_vgg_starts_without_biases_and_with_small_linear_layers():
-    deviations = {"features_0": np.sqrt(2 / (9 * 64)), "features_8": np.sqrt(2 / (9 * 256)), "head": 0.01}
+    deviations = {"features_0": np.sqrt(2 / (9 * 64)), "features_8": np.sqrt(2 / (9 * 256))}
+    deviations |= {"classifier_3": 0.01, "head": 0.01}
     places = [f"{layer}/{leaf}" for layer in deviations for leaf in ("kernel", "bias")]
     params = start_of("torchvision-VGG-11", places, (32, 32, 3))
     for layer, deviation in deviations.items():
         assert_spread(params[f"{layer}/kernel"], deviation)
         assert not np.any(params[f"{layer}/bias"])
+
+
+@pytest.mark.parametrize("name", ["torchvision-AlexNet", "torchvision-VGG-11"])
+def test_dropout_drops_half_of_each_hidden_layers_inputs(name):
+    net, rates = nets.build(name, num_classes=3), []
+
+    def note(call, arguments, options, context):
+        rates.extend([context.module.rate] if isinstance(context.module, nn.Dropout) else [])
+        return call(*arguments, **options)
+
+    with nn.intercept_methods(note):
+        jax.eval_shape(lambda: nets.init(net, jax.random.key(0), (32, 32, 3)))
+    assert rates == [0.5, 0.5]
 
 
 def test_dropout_follows_the_key_in_training_only():
@@ -592,7 +610,7 @@ def test_too_deep_network_is_refused_with_the_deepest_that_works(name, shape, of
         nets.init(net, jax.random.key(0), shape)
 
 
-@pytest.mark.parametrize(("side", "channels", "last"), [(28, 1, 2), (32, 1, 2), (60, 1, 4), (28, 3, 1), (24, 1, 1)])
+@pytest.mark.parametrize(("side", "channels", "last"), [(28, 1, 2), (32, 1, 2), (60, 1, 4), (28, 3, 1), (27, 1, 1)])
 def test_one_channel_images_from_28_pixels_on_get_a_border(side, channels, last):
     nets.check("ConvNet-4", (side, side, channels))
     net = nets.build("ConvNet-4", num_classes=10, width=4)

@@ -1,6 +1,7 @@
 """Presets are valid protocols and settings, and say what the published recipes say."""
 
 import itertools
+import re
 from dataclasses import fields, replace
 
 import pytest
@@ -77,6 +78,23 @@ def test_rded_shuffles_patches_before_it_crops_and_mixes():
     assert preset("rded").augment == Chain((PatchShuffle(2), ResizedCrop(scale=(0.5, 1.0)), CutMix()))
 
 
+def test_numbers_of_presets_are_the_published_ones():
+    step = {"batch_size": 256, "optimizer": "sgd", "momentum": 0.9, "weight_decay": 5e-4, "schedule": "step"}
+    family = step | {"epochs": 1001, "lr": (0.01,), "step_size": 502, "fresh_at_drop": True}
+    assert preset("dsa") == Protocol(**family, augment=DSA())
+    assert preset("datm") == Protocol(**family | {"batch_size": 128}, labels="soft", augment=DSA())
+    best = {"epochs": 300, "lr": GRID, "readout": "best"}
+    assert preset("ddranking-0.2.0") == Protocol(**step, **best, test_every=10, augment=DSA())
+    assert PRESETS["ddranking-0.2.0"].real == step | {"epochs": 300, "lr": (0.01,), "step_size": 100}
+    teacher = {"labels": "teacher", "loss": "kl", "optimizer": "adamw", "weight_decay": 0.01, "batch_size": 1024}
+    cutmix = {"schedule": "cosine", "augment": CutMix(beta=1.0, mix_targets=False)}
+    assert preset("ddranking-0.2.0-ars") == Protocol(**teacher, **best, **cutmix, test_every=20)
+    crops = Chain((ResizedCrop(scale=(0.08, 1.0)), CutMix()))
+    relabelled = teacher | {"epochs": 300, "lr": (0.001,), "schedule": "cosineannealing", "temperature": 20.0}
+    assert preset("sre2l") == Protocol(**relabelled, augment=crops)
+    assert (preset("gvbsm").ce_weight, preset("edc").ce_weight) == (0.1, 0.025)
+
+
 def test_ddranking_reads_the_best_of_its_grid():
     entry = PRESETS["ddranking-0.2.0"]
     protocol = preset("ddranking-0.2.0")
@@ -138,6 +156,25 @@ def test_recipe_of_imagenet_is_ddrankings():
         "epochs": 90,
         "batch_size": 512,
     }
+
+
+def test_recipes_of_smaller_data_are_ddrankings():
+    small = {"optimizer": "sgd", "schedule": "step", "weight_decay": 5e-4, "momentum": 0.9, "lr": (0.01,)}
+    small |= {"step_size": 100, "epochs": 200, "batch_size": 512}
+    for dataset in ("cifar10", "cifar100"):
+        assert real_recipe(dataset, "ConvNet-3") == small
+    assert real_recipe("tinyimagenet", "ConvNet-4-BN") == small | {"step_size": 50, "epochs": 100}
+    adamw = real_recipe("tinyimagenet", "ResNet-18-BN")
+    assert (adamw["optimizer"], adamw["lr"], adamw["weight_decay"]) == ("adamw", (0.01,), 0.01)
+
+
+def test_known_accuracies_are_those_of_their_sources():
+    cached = {e["dataset"]: e["accuracy"] for e in presets._content()["accuracy"] if e.get("cached")}
+    assert cached == {"imagenet1k": 0.565, "tinyimagenet": 0.464}
+    for entry in presets._content()["accuracy"]:
+        if not entry.get("cached"):
+            percentage = re.search(r"([\d.]+) (± [\d.]+ )?%", entry["source"])[1]
+            assert entry["accuracy"] == round(float(percentage) / 100, 3)
 
 
 def test_torchvision_resnets_share_the_entry_of_batch_norm():

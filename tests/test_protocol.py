@@ -20,11 +20,27 @@ from ddr_jax.protocols.augmentations import (
 )
 from ddr_jax.protocols.plain import from_plain, to_plain
 from ddr_jax.protocols.protocol import Described, Protocol, hard, real
+from ddr_jax.protocols.settings import Settings
 from ddr_jax.types import InputError
 
 
 def test_a_lone_rate_is_a_grid_of_one():
     assert Protocol(lr=0.1).lr == (0.1,)
+
+
+def test_defaults_are_the_papers_torchvisions_and_ddrankings():
+    dsa = {"flip": 0.5, "rotate": 15.0, "saturation": 2.0, "brightness": 1.0, "contrast": 0.5, "scale": 1.2}
+    assert DSA() == DSA(**dsa, crop=0.125, cutout=0.5)
+    assert DCAugmentation() == DCAugmentation(crop=4, scale=0.2, rotate=45)
+    assert RandAugment() == RandAugment(num_ops=2, magnitude=9, num_magnitude_bins=31)
+    assert (PatchShuffle(), Mixup(), CutMix()) == (PatchShuffle(factor=2), Mixup(alpha=1.0), CutMix(beta=1.0))
+    assert Crop() == Crop(padding=4, flip=0.5)
+    assert ResizedCrop() == ResizedCrop(scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), flip=0.5)
+    numbers = {"width": 128, "epochs": 300, "batch_size": 256, "lr": (0.01,), "weight_decay": 5e-4, "momentum": 0.9}
+    assert Protocol() == Protocol(**numbers, mse_weight=1.0, ce_weight=0.0, temperature=1.0)
+    assert real(Protocol()).epochs == 30
+    settings = Settings(("lrs",), Protocol(), Protocol())
+    assert (settings.seeds, settings.weight, settings.teachers, settings.level) == (5, 0.5, 1, 0.95)
 
 
 def test_protocols_hash_by_value():

@@ -99,6 +99,11 @@ def test_equalize_of_few_levels_in_large_images_equals_pils():
     )
 
 
+def test_bits_that_are_posterized_away_are_rounded():
+    changed = _operate(_levels(1), _number("posterize").repeat(2), np.zeros(2, int), RandAugment(magnitude=11))
+    np.testing.assert_array_equal(changed, _levels(1) & 0b11111110)  # 4 · 11 / 30 = 1.47
+
+
 @pytest.mark.parametrize("operation", ["posterize", "solarize"])
 def test_greatest_magnitude_is_torchvisions(operation):
     levels = _levels(1)

@@ -144,6 +144,15 @@ def test_where_lower_is_better_the_lowest_mean_comes_first():
         )
 
 
+def test_a_ranking_is_at_five_percent_with_a_power_of_80_if_nobody_says_otherwise():
+    scores = np.random.default_rng(2).normal(0, 0.01, (3, 5)) + np.array([0.5, 0.8, 0.501])[:, None]
+    assert rank(scores) == rank(scores, level=0.05, power=0.8)
+    differences = scores[0] - scores[2]
+    assert seeds_to_separate(*scores[[0, 2]]) == seeds_to_separate(*scores[[0, 2]], power=0.8, level=0.05)
+    effect = differences.mean() / differences.std(ddof=1)
+    assert power_of(effect, 5) == power_of(effect, 5, level=0.05)
+
+
 def test_a_lone_method_is_a_group_without_pairs():
     ranking = rank([[0.1, 0.2]])
     assert (ranking.order, ranking.pairs, ranking.letters) == ((0,), (), ("a",))

@@ -11,7 +11,7 @@ from ddr_jax.protocols.settings import Settings
 from ddr_jax.results import pictures
 from ddr_jax.results.result import Result, load_result
 from ddr_jax.scores import metrics
-from ddr_jax.types import DistilledSets, InputError
+from ddr_jax.types import ArmTable, DistilledSets, InputError
 
 ACCURACIES = {  # by arm: sets × seeds
     "real-hard": [[0.8, 0.9]],
@@ -34,17 +34,41 @@ def lrs(alpha):
     return (np.exp(alpha) - np.exp(-1)) / (np.exp(1) - np.exp(-1))
 
 
-def test_scores_are_computed_seed_by_seed():
-    scores = result(sets=1).scores
-    np.testing.assert_allclose(scores["hlr"].overall.mean, (0.3 + 0.2) / 2)
-    np.testing.assert_allclose(scores["ior"].overall.mean, (0.3 + 0.4) / 2)
-    # α by seed: (0.3 − 0.3) / 2 and (0.4 − 0.2) / 2; β: (0.3 + 0.3) / 2 and (0.4 + 0.3) / 2
-    np.testing.assert_allclose(scores["lrs"].overall.mean, (lrs(0.0) + lrs(0.1)) / 2)
-    np.testing.assert_allclose(scores["ars"].overall.mean, (lrs(0.3) + lrs(0.35)) / 2)
+def chosen_last(arm, accuracies) -> ArmTable:
+    """Two rates and two test epochs: validation chooses the second rate; at its last epoch alone test is `accuracies`."""
+    (rows,) = accuracies
+    test = np.full((1, 2, len(rows), 2), 0.95)
+    test[0, 1, :, 1] = rows
+    validation = np.broadcast_to(np.array([[0.9, 0.3], [0.1, 0.6]])[None, :, None], test.shape)  # by rate and epoch
+    lost, names = np.zeros(test.shape[:3], bool), np.full(test.shape[:3], arm)
+    return ArmTable(arm, ("a",), (0.01, 0.1), test, validation, lost, names, augmented=arm.endswith("-aug"))
 
 
-def test_the_weight_is_the_share_of_ior():
-    np.testing.assert_allclose(result(sets=1, weight=1.0).scores["lrs"].overall.mean, (lrs(0.3) + lrs(0.4)) / 2)
+def test_scores_and_their_intervals_are_those_worked_by_hand():
+    """Of two seeds, at weight 1/4.
+
+    HLR 0.8 − 0.5 = 0.3 and 0.9 − 0.7 = 0.2; IOR 0.6 − 0.3 = 0.3 and 0.7 − 0.3 = 0.4.
+    α = 0.25 · 0.3 − 0.75 · 0.3 = −0.15 and 0.25 · 0.4 − 0.75 · 0.2 = −0.05; e^−0.15 = 0.8607080, e^−0.05 = 0.9512294.
+    LRS = (0.8607080 − 0.3678794) / 2.3504024 = 0.2096784 and (0.9512294 − 0.3678794) / 2.3504024 = 0.2481916.
+    β = 0.25 · 0.3 + 0.75 · 0.3 = 0.3 and 0.25 · 0.4 + 0.75 · 0.3 = 0.325; e^0.3 = 1.3498588, e^0.325 = 1.3840307.
+    ARS = (1.3498588 − 0.3678794) / 2.3504024 = 0.4177920 and (1.3840307 − 0.3678794) / 2.3504024 = 0.4323308.
+    Joint: (0.2096784 + 0.4177920) / 2 = 0.3137352 and (0.2481916 + 0.4323308) / 2 = 0.3402612.
+    Of two seeds the half width is t(0.975; 1) / 2 = 6.3531024 times their difference.
+    """
+    found = result(sets=1, weight=0.25, protocol=Protocol(lr=(0.01, 0.1), augment=DSA(), test_every=1))
+    found.tables.update({arm: chosen_last(arm, rows[:1]) for arm, rows in ACCURACIES.items()})
+    by_seed = {
+        "hlr": (0.3, 0.2),
+        "ior": (0.3, 0.4),
+        "lrs": (0.2096784, 0.2481916),
+        "ars": (0.4177920, 0.4323308),
+        "joint": (0.3137352, 0.3402612),
+    }
+    assert found.scores.keys() == by_seed.keys()
+    for name, (first, second) in by_seed.items():
+        interval, half = found.scores[name].overall, 6.3531024 * abs(first - second)
+        expected = (first + second) / 2 + half * np.array([-1, 0, 1])
+        np.testing.assert_allclose([interval.low, interval.mean, interval.high], expected, atol=2e-6, err_msg=name)
 
 
 def test_only_what_was_asked_for_is_scored():
