@@ -35,7 +35,7 @@ def lrs(alpha):
 
 
 def chosen_last(arm, accuracies) -> ArmTable:
-    """Two rates and two test epochs: validation chooses the second rate; at its last epoch alone test is `accuracies`."""
+    """Two rates, two test epochs: validation chooses the second rate; only at its last epoch test is `accuracies`."""
     (rows,) = accuracies
     test = np.full((1, 2, len(rows), 2), 0.95)
     test[0, 1, :, 1] = rows
