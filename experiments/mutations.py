@@ -20,6 +20,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -189,7 +190,7 @@ MUTATIONS: list[Mutation] = [
         ("1 / steps_per_epoch)", "1.1 / steps_per_epoch)"),
     ),
     # whitening
-    *_of("data/spaces.py", "tests/test_whitening.py -k 'ddranking or paper'", ("_EPS = 0.1", "_EPS = 0.11")),
+    *_of("data/spaces.py", "tests/test_spaces.py -k 'ddranking or paper'", ("_EPS = 0.1", "_EPS = 0.11")),
     # DSA
     *_of(
         "augment",
@@ -378,7 +379,7 @@ MUTATIONS: list[Mutation] = [
         ("accuracy = 0.996", "accuracy = 0.9"),
     ),
     *_of("rates.py", "tests/test_grids.py -k 'halving_tries or beyond_the_end'", ("FRACTION = 4", "FRACTION = 5")),
-    *_of("data", "tests/test_coresets.py", ("squares + 2 * (points @ total)", "squares + 2.2 * (points @ total)")),
+    *_of("data", "tests/test_baselines.py", ("squares + 2 * (points @ total)", "squares + 2.2 * (points @ total)")),
     *_of(
         "data",
         "tests/test_datasets.py -k 'published or constants or known'",
@@ -460,7 +461,7 @@ def run(tree: Path, mutation: Mutation) -> Outcome:
 def check(tree: Path, tests: str) -> Outcome:
     """What pytest says of tests in a tree."""
     started = time.monotonic()
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *_words(tests)]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *shlex.split(tests)]
     done = subprocess.run(
         command,
         cwd=tree,
@@ -477,10 +478,6 @@ def check(tree: Path, tests: str) -> Outcome:
     return Outcome(state, failed and failed[1], round(time.monotonic() - started, 1))
 
 
-def _words(tests: str) -> list[str]:
-    return [word.strip("'") for word in re.findall(r"'[^']*'|\S+", tests)]
-
-
 def copies(folder: Path, count: int) -> Iterator[Path]:
     """Trees to change: the package, its tests, and what they read."""
     for i in range(count):
@@ -493,7 +490,7 @@ def copies(folder: Path, count: int) -> Iterator[Path]:
 
 def key(tests: str, *parts: str) -> str:
     """Of an outcome: what was changed, and the text of all tests that ran."""
-    texts = [(ROOT / word).read_text() for word in _words(tests) if word.endswith(".py")]
+    texts = [(ROOT / word).read_text() for word in shlex.split(tests) if word.endswith(".py")]
     return hashlib.sha256("\0".join([tests, *parts, *texts]).encode()).hexdigest()[:16]
 
 

@@ -31,6 +31,8 @@ def test_every_mutation_stands_once_in_the_package_and_changes_it(mutations):
         assert mutation.old != mutation.new
     assert not wrong, "\n".join(wrong)
     assert len(set(mutations.MUTATIONS)) == len(mutations.MUTATIONS)
+    files = {word for mutation in mutations.MUTATIONS for word in mutation.tests.split() if word.endswith(".py")}
+    assert {file for file in files if not (mutations.ROOT / file).exists()} == set()
 
 
 def test_a_text_that_moved_away_is_named(mutations):
