@@ -79,7 +79,7 @@ MUTATIONS: list[Mutation] = [
     *_of("nets/triton.py", "tests/test_triton.py", (".astype(wide) * 0.25", ".astype(wide) * 0.275")),
     *_of(
         "nets/layers.py",
-        FLOAT64 + "'ConvNet-2-BN@8 or ConvNet-2-GN'",
+        FLOAT64 + "'tensor_by_tensor and (ConvNet-2-BN or ConvNet-2-GN)'",
         ("running_mean.value += 0.1 *", "running_mean.value += 0.101 *"),
         ("running_var.value += 0.1 *", "running_var.value += 0.101 *"),
         ("count / max(count - 1, 1)", "count / max(count - 1.1, 1)"),
@@ -116,14 +116,35 @@ MUTATIONS: list[Mutation] = [
         ("min(height, width) >= 28", "min(height, width) >= 31"),
         ("min(image_shape[:2]) > 32", "min(image_shape[:2]) > 36"),
     ),
-    *_of(
-        "nets",
-        NETS + "'numbers_of_parameters or logits_and_running'",
-        ("STAGE_FEATURES = (64, 128, 256, 512)", "STAGE_FEATURES = (64, 128, 256, 564)"),
-        ("STAGE_FEATURES = (64, 128, 256, 512, 512)", "STAGE_FEATURES = (64, 128, 256, 512, 564)"),
-        ("((6, 384), (8, 256), (10, 256))", "((6, 384), (8, 256), (10, 282))"),
-        ("((6, 256), (8, 192), (10, 192))", "((6, 256), (8, 192), (10, 212))"),
-        ('layers.Linear(84, name="fc_2")', 'layers.Linear(93, name="fc_2")'),
+    *(
+        Mutation("nets", old, new, NETS + tests)
+        for tests, old, new in (
+            (
+                "'numbers_of_parameters and ResNet-34'",
+                "STAGE_FEATURES = (64, 128, 256, 512)",
+                "STAGE_FEATURES = (64, 128, 256, 564)",
+            ),
+            (
+                "'numbers_of_parameters and VGG-11'",
+                "STAGE_FEATURES = (64, 128, 256, 512, 512)",
+                "STAGE_FEATURES = (64, 128, 256, 512, 564)",
+            ),
+            (
+                "'numbers_of_parameters and AlexNet'",
+                "((6, 384), (8, 256), (10, 256))",
+                "((6, 384), (8, 256), (10, 282))",
+            ),
+            (
+                "'logits_and_running and AlexNet'",
+                "((6, 256), (8, 192), (10, 192))",
+                "((6, 256), (8, 192), (10, 212))",
+            ),
+            (
+                "'logits_and_running and LeNet'",
+                'layers.Linear(84, name="fc_2")',
+                'layers.Linear(93, name="fc_2")',
+            ),
+        )
     ),
     # losses
     *_of(
