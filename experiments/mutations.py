@@ -106,7 +106,7 @@ MUTATIONS: list[Mutation] = [
         ("Linear(4096, nn.initializers.normal(0.01)", "Linear(4096, nn.initializers.normal(0.011)"),
     ),
     *_of("nets/vgg.py", NETS + "dropout", ("nn.Dropout(0.5", "nn.Dropout(0.55")),
-    *_of("nets/alexnet.py", NETS + "dropout", ("nn.Dropout(0.5", "nn.Dropout(0.55")),
+    *_of("nets/classic.py", NETS + "dropout", ("nn.Dropout(0.5", "nn.Dropout(0.55")),
     # architectures
     *_of("nets/students.py", NETS + "make_no_network", ("DEFAULT_WIDTH = 128", "DEFAULT_WIDTH = 141")),
     *_of(
@@ -184,17 +184,10 @@ MUTATIONS: list[Mutation] = [
             "optax.add_decayed_weights(1.1 * weight_decay), optax.trace(momentum)",
         ),
         ("optax.trace(momentum)", "optax.trace(1.1 * momentum)"),
-        (
-            "optax.add_decayed_weights(weight_decay), optax.scale_by_adam()",
-            "optax.add_decayed_weights(1.1 * weight_decay), optax.scale_by_adam()",
-        ),
-        (
-            "optax.scale_by_adam(), optax.add_decayed_weights(weight_decay)",
-            "optax.scale_by_adam(), optax.add_decayed_weights(1.1 * weight_decay)",
-        ),
+        ("(weight_decay), _moments()", "(1.1 * weight_decay), _moments()"),
+        ("_moments(), optax.add_decayed_weights(weight", "_moments(), optax.add_decayed_weights(1.1 * weight"),
         *(
-            (f"{before}optax.scale_by_adam(){after}", f"{before}optax.scale_by_adam({changed}){after}")
-            for before, after in (("(weight_decay), ", ")"), ("return ", ", optax.add"))
+            ("optax.scale_by_adam()", f"optax.scale_by_adam({changed})")
             for changed in ("b1=0.89", "b2=0.9989", "eps=1.1e-8")
         ),
     ),
@@ -207,7 +200,7 @@ MUTATIONS: list[Mutation] = [
         ("0.5 * (1 + jnp.cos", "0.55 * (1 + jnp.cos"),
         ("jnp.pi * passed / (2 * epochs)", "jnp.pi * passed / (2.2 * epochs)"),
         ("passed < warmup, (passed + tick)", "passed < warmup, (1.1 * passed + tick)"),
-        ("tick=1.0: jnp.where", "tick=1.1: jnp.where"),
+        ("tick: float = 1.0", "tick: float = 1.1"),
         ("1 / steps_per_epoch)", "1.1 / steps_per_epoch)"),
     ),
     # whitening

@@ -32,7 +32,8 @@ CLASSES = 3
 
 @pytest.fixture(autouse=True)
 def float64():
-    with jax.enable_x64(True):
+    # what starts a network or tells the time is float32, whatever it meets
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         yield
 
 
