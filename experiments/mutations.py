@@ -79,7 +79,7 @@ MUTATIONS: list[Mutation] = [
     *_of("nets/triton.py", "tests/test_triton.py", (".astype(wide) * 0.25", ".astype(wide) * 0.275")),
     *_of(
         "nets/layers.py",
-        FLOAT64 + "'ConvNet-2-BN@8 or ConvNet-2-GN'",
+        FLOAT64 + "'tensor_by_tensor and (ConvNet-2-BN or ConvNet-2-GN)'",
         ("running_mean.value += 0.1 *", "running_mean.value += 0.101 *"),
         ("running_var.value += 0.1 *", "running_var.value += 0.101 *"),
         ("count / max(count - 1, 1)", "count / max(count - 1.1, 1)"),
@@ -106,7 +106,7 @@ MUTATIONS: list[Mutation] = [
         ("Linear(4096, nn.initializers.normal(0.01)", "Linear(4096, nn.initializers.normal(0.011)"),
     ),
     *_of("nets/vgg.py", NETS + "dropout", ("nn.Dropout(0.5", "nn.Dropout(0.55")),
-    *_of("nets/alexnet.py", NETS + "dropout", ("nn.Dropout(0.5", "nn.Dropout(0.55")),
+    *_of("nets/classic.py", NETS + "dropout", ("nn.Dropout(0.5", "nn.Dropout(0.55")),
     # architectures
     *_of("nets/students.py", NETS + "make_no_network", ("DEFAULT_WIDTH = 128", "DEFAULT_WIDTH = 141")),
     *_of(
@@ -116,14 +116,35 @@ MUTATIONS: list[Mutation] = [
         ("min(height, width) >= 28", "min(height, width) >= 31"),
         ("min(image_shape[:2]) > 32", "min(image_shape[:2]) > 36"),
     ),
-    *_of(
-        "nets",
-        NETS + "'numbers_of_parameters or logits_and_running'",
-        ("STAGE_FEATURES = (64, 128, 256, 512)", "STAGE_FEATURES = (64, 128, 256, 564)"),
-        ("STAGE_FEATURES = (64, 128, 256, 512, 512)", "STAGE_FEATURES = (64, 128, 256, 512, 564)"),
-        ("((6, 384), (8, 256), (10, 256))", "((6, 384), (8, 256), (10, 282))"),
-        ("((6, 256), (8, 192), (10, 192))", "((6, 256), (8, 192), (10, 212))"),
-        ('layers.Linear(84, name="fc_2")', 'layers.Linear(93, name="fc_2")'),
+    *(
+        Mutation("nets", old, new, NETS + tests)
+        for tests, old, new in (
+            (
+                "'numbers_of_parameters and ResNet-34'",
+                "STAGE_FEATURES = (64, 128, 256, 512)",
+                "STAGE_FEATURES = (64, 128, 256, 564)",
+            ),
+            (
+                "'numbers_of_parameters and VGG-11'",
+                "STAGE_FEATURES = (64, 128, 256, 512, 512)",
+                "STAGE_FEATURES = (64, 128, 256, 512, 564)",
+            ),
+            (
+                "'numbers_of_parameters and AlexNet'",
+                "((6, 384), (8, 256), (10, 256))",
+                "((6, 384), (8, 256), (10, 282))",
+            ),
+            (
+                "'logits_and_running and AlexNet'",
+                "((6, 256), (8, 192), (10, 192))",
+                "((6, 256), (8, 192), (10, 212))",
+            ),
+            (
+                "'logits_and_running and LeNet'",
+                'layers.Linear(84, name="fc_2")',
+                'layers.Linear(93, name="fc_2")',
+            ),
+        )
     ),
     # losses
     *_of(
@@ -163,17 +184,10 @@ MUTATIONS: list[Mutation] = [
             "optax.add_decayed_weights(1.1 * weight_decay), optax.trace(momentum)",
         ),
         ("optax.trace(momentum)", "optax.trace(1.1 * momentum)"),
-        (
-            "optax.add_decayed_weights(weight_decay), optax.scale_by_adam()",
-            "optax.add_decayed_weights(1.1 * weight_decay), optax.scale_by_adam()",
-        ),
-        (
-            "optax.scale_by_adam(), optax.add_decayed_weights(weight_decay)",
-            "optax.scale_by_adam(), optax.add_decayed_weights(1.1 * weight_decay)",
-        ),
+        ("(weight_decay), _moments()", "(1.1 * weight_decay), _moments()"),
+        ("_moments(), optax.add_decayed_weights(weight", "_moments(), optax.add_decayed_weights(1.1 * weight"),
         *(
-            (f"{before}optax.scale_by_adam(){after}", f"{before}optax.scale_by_adam({changed}){after}")
-            for before, after in (("(weight_decay), ", ")"), ("return ", ", optax.add"))
+            ("optax.scale_by_adam()", f"optax.scale_by_adam({changed})")
             for changed in ("b1=0.89", "b2=0.9989", "eps=1.1e-8")
         ),
     ),
@@ -186,7 +200,7 @@ MUTATIONS: list[Mutation] = [
         ("0.5 * (1 + jnp.cos", "0.55 * (1 + jnp.cos"),
         ("jnp.pi * passed / (2 * epochs)", "jnp.pi * passed / (2.2 * epochs)"),
         ("passed < warmup, (passed + tick)", "passed < warmup, (1.1 * passed + tick)"),
-        ("tick=1.0: jnp.where", "tick=1.1: jnp.where"),
+        ("tick: float = 1.0", "tick: float = 1.1"),
         ("1 / steps_per_epoch)", "1.1 / steps_per_epoch)"),
     ),
     # whitening

@@ -32,7 +32,7 @@ CLASSES = 3
 
 @pytest.fixture(autouse=True)
 def float64():
-    """Numbers that students hold in float32 meet weights of float64 here, which strict promotion would refuse."""
+    # what starts a network or tells the time is float32, whatever it meets
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         yield
 

@@ -48,7 +48,7 @@ def _weights(
 @pytest.mark.parametrize("decay", [0.0, 0.5])
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)
 def test_optimizer_equals_pytorch_at_every_step(name, decay, scale):
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):  # the schedule is float32
         weights = _weights(jnp.float64(0.01), weight_decay=decay, name=name, scale=scale)
     chex.assert_trees_all_close(weights, OPTIMIZERS[f"{name}/wd{decay}/x{scale}"], rtol=1e-11)
 
