@@ -50,7 +50,7 @@ def build_named(name: str, num_classes: int, width: int) -> nn.Module:
 
 def init(net: nn.Module, key: jax.Array, image_shape: tuple[int, ...]) -> Variables:
     """A student's variables before training, by PyTorch's default initialisation, for (H, W, K) images."""
-    return dict(net.init(key, jnp.zeros((1, *image_shape)), train=False))
+    return dict(net.init(key, jnp.zeros((1, *image_shape), jnp.float32), train=False))
 
 
 def apply(net: nn.Module, variables: Variables, images: jax.Array) -> jax.Array:
@@ -120,7 +120,7 @@ def digest(net: nn.Module, image_shape: tuple[int, ...]) -> str:
         def total(params, images):
             return apply_train(net, {**variables, "params": params}, images, key)[0].sum()
 
-        return variables, logits, jax.value_and_grad(total)(variables["params"], jnp.zeros((TRIAL, *image_shape)))
+        return variables, logits, jax.value_and_grad(total)(variables["params"], jnp.zeros((TRIAL, *image_shape), jnp.float32))
 
     text = jax.jit(step).lower(jax.random.key(0)).as_text()
     return f"{type(net.module).__name__} {fingerprint(np.frombuffer(text.encode(), np.uint8))}"
@@ -128,6 +128,6 @@ def digest(net: nn.Module, image_shape: tuple[int, ...]) -> str:
 
 def _trial(net: nn.Module, image_shape: tuple[int, ...], key: jax.Array) -> tuple[Variables, jax.Array, jax.Array]:
     """A new student's variables, and the logits of some images in evaluation and in training mode."""
-    images = jnp.zeros((TRIAL, *image_shape))
+    images = jnp.zeros((TRIAL, *image_shape), jnp.float32)
     variables = init(net, key, image_shape)
     return variables, apply(net, variables, images), apply_train(net, variables, images, key)[0]
