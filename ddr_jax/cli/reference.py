@@ -40,7 +40,7 @@ def _rows(kind: type[Any]) -> Iterator[str]:
         if Suppress not in marks:
             doc = said.help or next(knob.doc for knob in knobs(kind) if knob.name == field.name)
             name = (said.name or field.name).replace("_", "-")
-            shown = name.upper() if Positional in marks else f"--{name}"
+            shown = (said.metavar or name.upper()) if Positional in marks else f"--{name}"
             cells = (f"`{shown}`", _values(hints[field.name], marks), _default(field), doc)
             yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
