@@ -120,7 +120,8 @@ def digest(net: nn.Module, image_shape: tuple[int, ...]) -> str:
         def total(params, images):
             return apply_train(net, {**variables, "params": params}, images, key)[0].sum()
 
-        return variables, logits, jax.value_and_grad(total)(variables["params"], jnp.zeros((TRIAL, *image_shape), jnp.float32))
+        images = jnp.zeros((TRIAL, *image_shape), jnp.float32)
+        return variables, logits, jax.value_and_grad(total)(variables["params"], images)
 
     text = jax.jit(step).lower(jax.random.key(0)).as_text()
     return f"{type(net.module).__name__} {fingerprint(np.frombuffer(text.encode(), np.uint8))}"
