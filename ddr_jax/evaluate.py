@@ -83,13 +83,10 @@ def score(
     Raises:
         InputError: if an argument has a wrong type or is out of range, or the sets do not fit the real data.
     """
+    how = {"key": key, "store": store, "execution": execution, "on_progress": on_progress, "teachers": teachers}
     real = as_real(real)
-    settings = _settings(real, protocol, _names(scores), teachers, options)
-    given = teachers if isinstance(teachers, Teachers) else None
-    verify("execution", Execution | None, execution)
-    verify("store", str | PathLike | None, store)
-    runner = Runner(None if store is None else Store(Path(store)), execution, on_progress)
-    return evaluate(sets, real, settings, key=_key(key), runner=runner, given_teachers=given)
+    settings, how = _asked(real, protocol, scores, **how, **options)
+    return evaluate(sets, real, settings, **how)
 
 
 def accuracy(sets: Sets, real: RealData | AnyPath, protocol: Protocol | str | None = None, **options: Any) -> Result:
@@ -128,43 +125,50 @@ def cross_architecture(
         InputError: for fewer than two different architectures, and as `score` does.
     """
     real = as_real(real)
-    protocol = _protocol(real, protocol, _names(scores))
-
-    def one(student: str) -> Result:
-        of_real = options.get("real_protocol")
-        changed = {} if of_real is None else {"real_protocol": replace(of_real, student=student)}
-        return score(sets, real, replace(protocol, student=student), scores, **options | changed)
-
-    return _by_architecture(students, one)
+    settings, how = _asked(real, protocol, scores, **options)
+    return by_architecture(sets, real, settings, students, **how)
 
 
 def by_architecture(
-    sets: Sets, real: RealData, settings: Settings, students: Sequence[str], **options: Any
+    sets: Sets, real: RealData, settings: Settings, students: Sequence[str], **how: Any
 ) -> CrossArchitecture:
-    """The same of settings; `options` are those of `evaluate`."""
+    """The same of settings; `how` are the arguments of `evaluate` after them."""
+    if len(set(students)) < 2 or len(set(students)) < len(students):
+        raise InputError(f"students are {', '.join(students)}; name two or more different networks")
 
     def one(student: str) -> Result:
         protocols = {name: replace(getattr(settings, name), student=student) for name in ("protocol", "real_protocol")}
-        return evaluate(sets, real, replace(settings, **protocols), **options)
+        return evaluate(sets, real, replace(settings, **protocols), **how)
 
-    return _by_architecture(students, one)
-
-
-def _by_architecture(students: Sequence[str], one: Callable[[str], Result]) -> CrossArchitecture:
-    if len(set(students)) < 2 or len(set(students)) < len(students):
-        raise InputError(f"students are {', '.join(students)}; name two or more different networks")
     return CrossArchitecture({student: one(student) for student in students})
 
 
-def _settings(
-    real: RealData, protocol: Protocol | str | None, scores: tuple[str, ...], teachers: Any, options: dict[str, Any]
-) -> Settings:
+def _asked(
+    real: RealData,
+    protocol: Protocol | str | None,
+    scores: Sequence[str],
+    *,
+    key: Any = None,
+    store: Any = None,
+    execution: Any = None,
+    on_progress: Any = None,
+    teachers: Any = 1,
+    **options: Any,
+) -> tuple[Settings, dict[str, Any]]:
+    """What the arguments of `score` ask for: settings, and how `evaluate` runs them."""
     valid = [knob.name for knob in knobs(Settings) if knob.name not in OF_RESULTS]
     for name in options:
         if name not in valid:
             raise InputError(f"Unknown argument {name!r}: {nearest(name, valid)}")
-    count = 1 if isinstance(teachers, Teachers) else teachers
-    return Settings(scores, _protocol(real, protocol, scores), teachers=count, **options)
+    names = (scores,) if isinstance(scores, str) else tuple(scores)
+    for name in names:
+        verify("score", Literal[tuple(SCORES)], name)
+    verify("execution", Execution | None, execution)
+    verify("store", str | PathLike | None, store)
+    given = teachers if isinstance(teachers, Teachers) else None
+    settings = Settings(names, _protocol(real, protocol, names), teachers=1 if given else teachers, **options)
+    runner = Runner(None if store is None else Store(Path(store)), execution, on_progress)
+    return settings, {"key": _key(key), "runner": runner, "given_teachers": given}
 
 
 def _protocol(real: RealData, protocol: Protocol | str | None, scores: tuple[str, ...]) -> Protocol:
@@ -176,14 +180,7 @@ def _protocol(real: RealData, protocol: Protocol | str | None, scores: tuple[str
     return protocol
 
 
-def _names(scores: Sequence[str]) -> tuple[str, ...]:
-    names = (scores,) if isinstance(scores, str) else tuple(scores)
-    for name in names:
-        verify("score", Literal[tuple(SCORES)], name)
-    return names
-
-
-def _key(key: jax.Array | int | None) -> jax.Array:
+def _key(key: Any) -> jax.Array:
     if isinstance(key, int | None):
         return jax.random.key(key or 0)
     if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape:
