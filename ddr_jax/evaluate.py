@@ -41,7 +41,7 @@ from ddr_jax.train.teachers import Teachers, label, teacher_features
 from ddr_jax.types import AnyPath, DistilledSets, InputError, RealData, fingerprint, nearest
 
 DRAWS = 2**31 - 1  # the stream of random subsets; seeds are far below it
-OF_RESULTS = ("scores", "protocol", "key", "given_teachers")  # settings that are no further arguments of `score`
+OF_RESULTS = ("scores", "protocol", "key", "given_teachers")  # settings that are not among `**options` of `score`
 
 
 def score(
@@ -132,7 +132,7 @@ def cross_architecture(
 def by_architecture(
     sets: Sets, real: RealData, settings: Settings, students: Sequence[str], **how: Any
 ) -> CrossArchitecture:
-    """The same of settings; `how` are the arguments of `evaluate` after them."""
+    """`cross_architecture` for settings; `how` are the further arguments of `evaluate`."""
     if len(set(students)) < 2 or len(set(students)) < len(students):
         raise InputError(f"students are {', '.join(students)}; name two or more different networks")
 
@@ -199,9 +199,9 @@ def evaluate(
 ) -> Result:
     """The evaluation that settings ask for; `score` makes them of its arguments.
 
-    `settings.key` and `settings.given_teachers` are filled in from the arguments, and grids become what extending and
-    halving make of them. A validation split is held out of train if a rate has to be chosen; otherwise nothing is, and
-    one that the dataset fixes is trained on.
+    The settings of the result have `key` and `given_teachers` from the arguments, and the grids after extending and
+    halving. A validation split is held out of train if a rate has to be chosen; otherwise nothing is held out, and a
+    validation split that the dataset fixes is trained on.
     """
     began, clock = datetime.now(UTC), time.perf_counter()
     key = jax.random.key(0) if key is None else key
@@ -296,7 +296,7 @@ class _Source:
         return ((TrainingSet(self.real.name, train.images, self.one_hot(train.labels)),) * students,)
 
     def targets(self, protocol: Protocol, labels: np.ndarray, logits: Any) -> np.ndarray:
-        """What students learn from, as `train.TrainingData` has it: (N, C), or (N, 2 C) for MSE-GT."""
+        """What students learn from, as in `student.TrainingData`: (N, C), or (N, 2 C) for MSE-GT."""
         truth = self.one_hot(labels)
         if protocol.loss == "mse_gt":
             return np.concatenate([truth, np.zeros_like(truth) if logits is None else logits], axis=-1)
@@ -317,7 +317,7 @@ class _Source:
 
     @functools.cached_property
     def synthetic(self) -> tuple[tuple[TrainingSet, ...], ...]:
-        """The distilled sets as their method wants."""
+        """The distilled sets with the labels of their method."""
         return self.distilled(self.settings.protocol)
 
     @functools.cached_property
@@ -377,7 +377,7 @@ def _real_arms(source: _Source) -> list[Arm]:
 
 
 def _teachers(settings: Settings, real: RealData, finished: Finished) -> Teachers | None:
-    """The teachers that were trained, at the rate that their readout chose."""
+    """The teachers that were trained, at the learning rate that the readout chose."""
     table = finished.tables.get("teacher")
     if table is None:
         return None

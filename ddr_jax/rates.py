@@ -17,8 +17,8 @@ FRACTION = 4  # halving tries the whole grid for 1 / FRACTION of the epochs
 def extended(result: Result) -> Settings | None:
     """The settings with the protocol's grid one rate longer at each end where an arm chose; None if no arm did.
 
-    All arms of sets and baselines get the longer grid, so that every one has the same number of tries; the new rate
-    stands to the end as the end to its neighbour. The real-hard students' grid is extended likewise, on its own.
+    All arms of sets and baselines get the longer grid, so that each has the same number of tries. The grid goes on
+    geometrically: the new rate is end² / neighbour. The grid of real-hard students is extended in the same way, alone.
     """
     settings, at_ends = result.settings, {"protocol": set(), "real_protocol": set()}
     for arm, found in result.choices.items():
@@ -42,7 +42,7 @@ def shortened(settings: Settings) -> Settings:
 def halved(settings: Settings, tried: Result) -> Settings:
     """The settings with the better half of every grid, by the validation accuracies of the first round.
 
-    Arms of one grid keep each other's better halves, so that every one has the same tries.
+    Arms with one grid keep every rate that is in the better half of any of them, so that each has the same tries.
     """
 
     def better(arms: tuple[str, ...], rates: tuple[float, ...]) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""Configuration files: our own (YAML, TOML, JSON), and PyTorch ddranking's (YAML, JSON) as they are."""
+"""Configuration files: our own (YAML, TOML, JSON), and those of PyTorch ddranking (YAML, JSON) as they are."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Config:
     Attributes:
         command: lrs, ars or accuracy; None where the file does not say.
         options: by the names of the command line's options, with values of their types.
-        notes: what was left out or read in a sense of its own, a line each.
+        notes: what was left out or read in another sense, a line each.
     """
 
     command: str | None
@@ -39,8 +39,8 @@ class Config:
     def merged(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The file's options under those `given` elsewhere.
 
-        What the file says of its own dataset or student alone, such as a known accuracy, goes with them when another
-        is given.
+        What holds only for the dataset or the architecture of the file, such as a known accuracy, is left out when
+        another one is given.
         """
         lost: set[str] = set()
         for name, dependent in (("real", (*OF_THE_DATA, "teacher_weights")), ("student", OF_THE_STUDENT)):
@@ -52,8 +52,8 @@ class Config:
 def read(path: str | Path, hints: Mapping[str, Any]) -> Config:
     """The configuration in a file: .yaml, .yml, .toml or .json.
 
-    `hints` are the types of the command's options, by name. A file of PyTorch ddranking's is told by its keys; an
-    option that follows from it and that the command does not have is left out with a note.
+    `hints` are the types of the command's options, by name. A file of PyTorch ddranking is recognised by its keys; an
+    option that it asks for and that the command does not have is left out with a note.
 
     Raises:
         InputError: if the file is missing or no such file, a key is unknown (the nearest is offered), a value has the

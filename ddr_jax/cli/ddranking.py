@@ -81,7 +81,7 @@ _STILL = ("ToTensor", "Normalize", "Resize", "CenterCrop", "PILToTensor", "ToIma
 
 @dataclass
 class _File:
-    """A file on its way: its content, and what has been made of it."""
+    """A file while it is translated: its content, and the options and notes that were made of it so far."""
 
     where: str
     content: Mapping[str, Any]
@@ -131,7 +131,7 @@ class _File:
 
 
 def translate(content: Mapping[str, Any], where: str) -> tuple[str, dict[str, Any], tuple[str, ...]]:
-    """The command, the options and the notes that one of the original's files amounts to.
+    """The command, the options and the notes that a file of PyTorch ddranking is translated to.
 
     Raises:
         InputError: if a key is unknown, a value is none that the key takes, or two keys contradict one another; it
@@ -478,7 +478,7 @@ def _name_list(file: _File, key: str) -> list[str] | None:
 
 
 def _real_hard(file: _File, kind: str) -> None:
-    """How the original comes by the accuracy of real data: its cache, or its recipe for as many epochs as the set's."""
+    """How ddranking gets the accuracy of real data: from its cache, or by its recipe, as long as for distilled sets."""
     options = file.options
     file.set(real_epochs=options.get("epochs"), real_batch_size=file.whole("real_batch_size"))
     augments_hard = file.flag("use_aug_for_hard")

@@ -1,8 +1,8 @@
 """The options of the command line, and what they mean: commands, presets and configuration files to settings.
 
 An option is a field of `Protocol` or `Settings`, or of the classes here that say what only the command line has. What
-is not given on the command line comes from the configuration file, what is not there from the preset, and what is not
-there either from the field's default.
+is not given on the command line comes from the configuration file, else from the preset, else from the default of the
+field.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Running(Machine):
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is scored, and by which recipe."""
+    """What is scored, and by which preset."""
 
     sets: Positional[tuple[Path, ...]]
     """Distilled sets of one shape: .npz, .safetensors, .npy, .pt, or folders of images by class. A file may hold
@@ -56,7 +56,7 @@ class Inputs:
     """Real data: digits, the name of a dataset, an .npz with x_train, y_train, x_test, y_test, or a folder
     (torchvision's ImageFolder, idx .gz, cifar-10-batches-py)."""
     preset: str | None = None
-    """The recipe of a method or of ddranking itself (dc, dsa, mtt, sre2l, rded, ddranking-0.2.0 …); an unknown name
+    """The protocol of a method or of ddranking itself (dc, dsa, mtt, sre2l, rded, ddranking-0.2.0 …); an unknown name
     lists them. Options given beside it win."""
     size: int | None = None
     """Side that images of a folder are resized to. Default: the dataset's usual one."""
@@ -77,13 +77,13 @@ class Inputs:
     download: bool = False
     """Let tensorflow-datasets download and prepare what is missing (needs tensorflow)."""
     students: tuple[str, ...] = ()
-    """Networks to score with one after another, for a matrix of sets by students with mean and worst case; wins over
-    --student."""
+    """Architectures to score with one after another, for a matrix of sets by architectures with mean and worst case;
+    wins over --student."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """What the command line says of training in words of its own."""
+    """Options about training that are no fields of `Protocol` or `Settings`."""
 
     augment: Named | None = None
     """Augmentation of training batches. Default: the preset's or the configuration's; else dsa for scores that compare
@@ -92,17 +92,18 @@ class Training:
     dsa_strategy: str | None = None
     """DSA's operations, joined by _. Default: all, without flip where it changes the class (digits)."""
     teacher_weights: tuple[Path, ...] = ()
-    """Files of teachers' weights (.safetensors or PyTorch's .pt, of --teacher), instead of training."""
+    """Files with the weights of teachers of the architecture --teacher (.safetensors or PyTorch's .pt), instead of
+    training."""
     real_recipe: bool = False
     """Train real-hard students and teachers by ddranking's published recipe for this data and student."""
     real_epochs: int | None = None
     """Length of the training of real-hard students and teachers. Default: 30, or the recipe's."""
     real_batch_size: int | None = None
-    """Their images per step. Default: as --batch-size, or the recipe's."""
+    """Images per step of real-hard students and teachers. Default: as --batch-size, or the recipe's."""
     real_lr: tuple[float, ...] | None = None
-    """Their learning rate or grid. Default: as --lr, or the recipe's."""
+    """Learning rate or grid of real-hard students and teachers. Default: as --lr, or the recipe's."""
     real_augment: Named | Literal["method"] | None = None
-    """Their augmentation; method is that of --augment. Default: none."""
+    """Augmentation of real-hard students and teachers; method is that of --augment. Default: none."""
     real_augmentation: Suppress[Augmentation | None] = None
     real_options: Suppress[dict[str, Any] | None] = None
     notes: Suppress[tuple[str, ...]] = ()
@@ -110,7 +111,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Compare:
-    """Rank methods by results of like evaluations: groups that cannot be told apart, pairs, stability."""
+    """Rank methods by results with equal settings: groups that cannot be told apart, pairs, stability."""
 
     results: Positional[tuple[Path, ...]]
     """JSON results, one for each method; or a single one of several sets."""

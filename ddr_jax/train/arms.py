@@ -25,7 +25,7 @@ from ddr_jax.types import ArmTable, RealData, Split, fingerprint
 
 @dataclass(frozen=True, eq=False)
 class TrainingSet:
-    """One set that students train on: images (N, H, W, K) float32, targets float32 as in `train.TrainingData`."""
+    """One set that students train on: images (N, H, W, K) float32, targets float32 as in `student.TrainingData`."""
 
     name: str
     images: np.ndarray
@@ -42,9 +42,9 @@ class Arm:
     """One arm of a score: its protocol, and what each student trains on.
 
     `sets[d][s]` is what seed s of set d trains on: the same for every seed of a distilled set, a fresh draw
-    for every seed of the random baseline. `augmented` switches the protocol's augmentation on: an arm without
-    has it in its program, switched off, and so shares one compilation with an arm that uses it. `keep` asks
-    for the students' final weights.
+    for every seed of the random baseline. `augmented` switches the protocol's augmentation on. An arm without
+    augmentation has it in its program, switched off, and so shares one compilation with an arm that uses it.
+    `keep` asks for the students' final weights.
     """
 
     name: str
@@ -77,7 +77,7 @@ class Runner:
 class Finished(NamedTuple):
     """What training some arms gave: a table per arm, the weights that were asked for, and what it took.
 
-    `chunk` is how many students a device trained at once, at most, 0 if none; `peak_memory` as `memory.peak_memory`.
+    `chunk` is how many students a device trained at once at most, 0 if none; `peak_memory` as in `devices.peak_memory`.
     """
 
     tables: dict[str, ArmTable]

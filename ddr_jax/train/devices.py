@@ -75,7 +75,7 @@ class Execution:
 
     @property
     def arithmetic(self) -> str:
-        """The mode, and the devices that share a batch: on what a student's last digits depend; starts JAX."""
+        """The mode, and how many devices share a batch: a student's last digits depend on both; starts JAX."""
         return f"shared by {len(self.local_devices())}" if self.mode == "shared" else self.mode
 
     def local_devices(self) -> tuple[Any, ...]:

@@ -2,7 +2,7 @@
 
 Targets are probabilities whatever their origin (hard labels as one-hot rows, stored or teacher's logits
 through `soften`), so that students with different labels are rows of one population.
-A temperature T shrinks gradients by about 1 / T²; undoing that, by the factor T², is the caller's part.
+A temperature T shrinks gradients by about 1 / T²; the caller undoes that by the factor T².
 """
 
 from __future__ import annotations

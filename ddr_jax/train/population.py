@@ -88,13 +88,13 @@ def train_population(
 
 
 def _group(count: int, devices: int, chunk: int) -> int:
-    """Students per call, a multiple of the devices: as few calls as chunks allow, and those alike."""
+    """Students per call, a multiple of the devices: as few calls as chunks allow, all of one size."""
     calls = -(-count // (devices * chunk))
     return devices * -(-count // (devices * calls))
 
 
 def _halved(chunk: int, error: Exception) -> int:
-    """The chunk to try next after an error, which is raised if it is not of memory."""
+    """The chunk to try after an error; raises the error again if it does not say that memory ran out."""
     if not memory.exhausted(error):
         raise error
     if chunk == 1:

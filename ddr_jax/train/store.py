@@ -41,8 +41,8 @@ def code_digest(root: Path = PACKAGE) -> str:
 def environment(execution: str, precision: str = "float32") -> dict[str, Any]:
     """What may change a student's last digits: code, JAX, kind of device, precision, how students are batched.
 
-    JAX calls every processor "cpu", but compiles for the one that it finds: those of an Intel Xeon and of an AMD EPYC
-    gave the bundled digits' IOR as 0.0390 and 0.0427.
+    JAX calls every processor "cpu", but compiles for the one that it finds: the IOR of the bundled digits was 0.0390 on
+    an Intel Xeon and 0.0427 on an AMD EPYC.
 
     `execution` is `devices.Execution.arithmetic`, `precision` its precision. The number of devices counts only where
     they share batches; the chunk never counts.

@@ -32,7 +32,7 @@ class Teachers:
 
     @classmethod
     def of(cls, net: Any, each: Sequence[Any]) -> Teachers:
-        """Of the variables of each teacher."""
+        """Teachers from the variables of each one."""
         return cls(net, jax.tree.map(lambda *leaves: np.stack(leaves), *each))
 
     @functools.cached_property
@@ -59,7 +59,7 @@ def load_teachers(*paths: str | os.PathLike, real: RealData, student: Any = "Con
 
     Raises:
         InputError: if a file is missing, is no such file, or holds other weights than the network `student` of
-            that width has for the real data's images and classes.
+            that width has for the images and classes of the real data.
     """
     nets.check(student, real.image_shape, real.num_classes)
     name_of_student = student if isinstance(student, str) else type(student).__name__
@@ -89,7 +89,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _ours(variables: dict[str, Any], net: Any, image_shape: tuple[int, ...]) -> Any:
-    """The variables themselves, or what they are of a PyTorch state dict."""
+    """The variables as they are, or made from a PyTorch state dict."""
     return variables if "params" in variables else nets.from_torch(net, _flatten(variables), image_shape)
 
 
@@ -121,7 +121,7 @@ def features(net: Any, variables: Any, images: np.ndarray, batch: int = 256) -> 
 
 
 def teacher_features(teachers: Teachers, images: np.ndarray) -> np.ndarray:
-    """What all T teachers make of the images, side by side (N, T · F)."""
+    """The features of the images by all T teachers, side by side (N, T · F)."""
     each = [jax.tree.map(lambda leaf: leaf[t], teachers.variables) for t in range(teachers.count)]  # noqa: B023
     return np.concatenate([features(teachers.net, variables, images) for variables in each], axis=1)
 
