@@ -14,7 +14,8 @@ import difflib
 import hashlib
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol, TypeAlias, TypeGuard, cast
 
@@ -34,6 +35,15 @@ class InputError(ValueError):
 
 class InputWarning(UserWarning):
     """Something in the input that is allowed but probably not meant."""
+
+
+@contextmanager
+def within(where: str) -> Iterator[None]:
+    """An InputError that arises in this context begins with `where`."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def is_path(value: object) -> TypeGuard[AnyPath]:

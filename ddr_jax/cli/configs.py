@@ -16,7 +16,7 @@ from ddr_jax.cli import ddranking
 from ddr_jax.data.files import write_atomically
 from ddr_jax.data.readers import require_file
 from ddr_jax.protocols.plain import from_plain, to_plain
-from ddr_jax.types import InputError, nearest
+from ddr_jax.types import InputError, nearest, within
 
 OF_THE_DATA = ("data_dir", "size", "real_accuracy", "real_recipe")  # go when the real data are replaced
 OF_THE_STUDENT = ("real_accuracy", "real_recipe", "teacher_weights")
@@ -60,16 +60,19 @@ def read(path: str | Path, hints: Mapping[str, Any]) -> Config:
             wrong type, or keys contradict one another; it names the file and the keys.
     """
     path = Path(path)
-    content = _load(path)
+    require_file(path)
+    with within(str(path)):
+        return _config(_load(path), hints)
+
+
+def _config(content: dict[str, Any], hints: Mapping[str, Any]) -> Config:
     theirs = [key for key in content if key in ddranking.MARKS and key not in hints]
     ours = [key for key in content if key == "command" or (key in hints and key not in ddranking.KEYS)]
     if theirs and ours:
-        raise InputError(
-            f"{path}: {theirs[0]} is a key of PyTorch ddranking's files and {ours[0]} of ours: use one kind"
-        )
+        raise InputError(f"{theirs[0]} is a key of PyTorch ddranking's files and {ours[0]} of ours: use one kind")
     if not theirs:
-        return _own(content, path, hints)
-    command, options, notes = ddranking.translate(content, str(path))
+        return _own(content, hints)
+    command, options, notes = ddranking.translate(content)
     kept = {name: value for name, value in options.items() if name in hints}
     dropped = tuple(f"{name}: this command has no such option" for name in options if name not in kept)
     return Config(command, kept, notes + dropped)
@@ -91,18 +94,15 @@ def write(path: str | Path, command: str, options: Mapping[str, Any]) -> None:
 # Files of our own
 
 
-def _own(content: dict[str, Any], path: Path, hints: Mapping[str, Any]) -> Config:
+def _own(content: dict[str, Any], hints: Mapping[str, Any]) -> Config:
     options = dict(content)
     command = options.pop("command", None)
     if command is not None and not isinstance(command, str):
-        raise InputError(f"{path}: command is {command!r}; expected a name, such as lrs")
+        raise InputError(f"command is {command!r}; expected a name, such as lrs")
     for key in options:
         if key not in hints:
-            raise InputError(f"{path}: unknown key {key!r}: {nearest(str(key), sorted(hints))}")
-    try:
-        typed = {key: from_plain(hints[key], value, key) for key, value in options.items() if value is not None}
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+            raise InputError(f"unknown key {key!r}: {nearest(str(key), sorted(hints))}")
+    typed = {key: from_plain(hints[key], value, key) for key, value in options.items() if value is not None}
     return Config(command, typed)
 
 
@@ -115,15 +115,7 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML in which 1e-3 is a number, and a key given twice with two values is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen: dict[str, Any] = {}
-        for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "a key is not plain text", key.start_mark)
-            built = self.construct_object(value, deep=True)
-            if key.value in seen and seen[key.value] != built:
-                twice = f"{key.value} is given twice, as {seen[key.value]!r} and {built!r}"
-                raise yaml.constructor.ConstructorError(None, None, twice, key.start_mark)
-            seen[key.value] = built
+        _unique([(str(key.value), self.construct_object(value, deep=True)) for key, value in node.value])
         return super().construct_mapping(node, deep=deep)
 
 
@@ -139,17 +131,16 @@ def _load(path: Path) -> dict[str, Any]:
     """The file's top table."""
     readers = {".yaml": _yaml, ".yml": _yaml, ".toml": tomllib.loads, ".json": _json}
     if path.suffix.lower() not in readers:
-        raise InputError(f"{path}: a configuration ends in one of {', '.join(readers)}")
-    require_file(path)
+        raise InputError(f"a configuration ends in one of {', '.join(readers)}")
     try:
         content = readers[path.suffix.lower()](path.read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f" (line {error.problem_mark.line + 1})"
-        raise InputError(f"{path}: not read as YAML: {error.problem}{line}") from error
+        raise InputError(f"not read as YAML: {error.problem}{line}") from error
     except (OSError, ValueError, yaml.YAMLError) as error:  # TOML's and JSON's errors, and of encoding, are ValueErrors
-        raise InputError(f"{path}: cannot be read: {error}") from error
+        raise InputError(f"cannot be read: {error}") from error
     if not isinstance(content, dict) or not content:
-        raise InputError(f"{path}: holds no keys; expected lines such as epochs: 300")
+        raise InputError("holds no keys; expected lines such as epochs: 300")
     return content
 
 
