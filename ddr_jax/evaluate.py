@@ -166,7 +166,8 @@ def _asked(
     verify("execution", Execution | None, execution)
     verify("store", str | PathLike | None, store)
     given = teachers if isinstance(teachers, Teachers) else None
-    settings = Settings(names, _protocol(real, protocol, names), teachers=1 if given else teachers, **options)
+    count: Any = teachers if given is None else 1
+    settings = Settings(names, _protocol(real, protocol, names), teachers=count, **options)
     runner = Runner(None if store is None else Store(Path(store)), execution, on_progress)
     return settings, {"key": _key(key), "runner": runner, "given_teachers": given}
 
@@ -285,7 +286,7 @@ class _Source:
     real: RealData
     settings: Settings
     key: jax.Array
-    labelers: Teachers | None = None
+    labelers: Any = None  # Teachers, where something is labelled
 
     def one_hot(self, labels: np.ndarray) -> np.ndarray:
         return np.eye(self.real.num_classes, dtype=np.float32)[labels]

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args
 
 import tyro
 from tyro.conf import Positional, Suppress
@@ -28,7 +28,10 @@ from ddr_jax.sweep import Machine, Sweep
 from ddr_jax.types import InputError, nearest
 
 MACHINE_OPTIONS = ("out", "cache", "store", "devices", "config", "notes")  # say nothing of what is computed
-Named = Literal[("none", *NAMED_AUGMENTATIONS)]  # type: ignore[valid-type]
+if TYPE_CHECKING:
+    Named: TypeAlias = str
+else:
+    Named = Literal[("none", *NAMED_AUGMENTATIONS)]
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,7 @@ def _defaulted(default: Any) -> Any:
 
 def _evaluation(about: str, scores: Sequence[str], chosen: bool = False) -> type[Any]:
     """A command that evaluates; `chosen` lets the user say which scores."""
-    arms = arms_of(SCORES if chosen else scores)
+    arms = arms_of(tuple(SCORES) if chosen else scores)
 
     def matters(knob: Knob) -> bool:
         prefixes = [mark.prefix for mark in knob.marks if isinstance(mark, OfArms)]
@@ -239,7 +242,8 @@ def settings(name: str, command: Any, flips: bool = True, dataset: str | None = 
             "--teacher-weights are of one network: score --students one by one, or let teachers be trained"
         )
     scores = scores_of(name, command)
-    protocol = Protocol(**_protocol_fields(command) | {"augment": _augmentation(command, scores, flips)})
+    fields: dict[str, Any] = {**_protocol_fields(command), "augment": _augmentation(command, scores, flips)}
+    protocol = Protocol(**fields)
     own = [knob.name for knob in knobs(Settings) if hasattr(command, knob.name) and knob.name not in ("scores", "key")]
     made = Settings(
         scores=scores,

@@ -22,7 +22,7 @@ DEFAULT_WIDTH = 128
 TRIAL = 2  # images, on which a user's own module is tried
 
 
-def build(student: str | nn.Module, *, num_classes: int, width: int = DEFAULT_WIDTH) -> nn.Module:
+def build(student: Any, *, num_classes: int, width: int = DEFAULT_WIDTH) -> nn.Module:
     """The network of a name, or a user's own module made a student; equal networks share a compiled program.
 
     `width` is the number of filters (ConvNet), of hidden units (MLP) or of features per token (ViT); the

@@ -173,7 +173,7 @@ class Chain(Checked):
     """Several augmentations, one after another."""
 
     kind: ClassVar = "chain"
-    steps: Annotated[tuple[Augmentation, ...], Must("one augmentation or more", len)]
+    steps: Annotated[tuple[Augmentation, ...], Must("one augmentation or more", bool)]
     """The augmentations in their order."""
 
 

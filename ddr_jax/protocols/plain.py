@@ -72,7 +72,9 @@ def knobs(kind: type[Any]) -> tuple[Knob, ...]:
 def _docs(kind: type[Any]) -> dict[str, str]:
     """The docstrings under the attributes of a dataclass and of those it extends."""
     found = {}
-    for base in filter(dataclasses.is_dataclass, kind.__mro__):
+    for base in kind.__mro__:
+        if not dataclasses.is_dataclass(base):
+            continue
         (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
         for field, text in pairwise(getattr(tree, "body", [])):
             if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
@@ -171,7 +173,7 @@ def to_plain(value: Any) -> Any:
         return [to_plain(entry) for entry in value]
     if isinstance(value, Mapping):
         return {key: to_plain(entry) for key, entry in value.items()}
-    if dataclasses.is_dataclass(value) and value.__class__.__module__.startswith("ddr_jax.protocols"):
+    if dataclasses.is_dataclass(value) and type(value).__module__.startswith("ddr_jax.protocols"):
         kind = {"kind": value.kind} if hasattr(value, "kind") else {}  # type: ignore[attr-defined]
         return kind | {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     return {"text": repr(value)}
