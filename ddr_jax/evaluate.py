@@ -26,7 +26,7 @@ from ddr_jax.data.datasets import as_real
 from ddr_jax.data.distilled import Sets
 from ddr_jax.protocols import presets
 from ddr_jax.protocols.augmentations import augmentation, of_pixels
-from ddr_jax.protocols.plain import knobs, verify
+from ddr_jax.protocols.plain import from_plain, knobs, verify
 from ddr_jax.protocols.protocol import Protocol
 from ddr_jax.protocols.settings import Settings
 from ddr_jax.results.cross import CrossArchitecture
@@ -133,6 +133,7 @@ def by_architecture(
     sets: Sets, real: RealData, settings: Settings, students: Sequence[str], **how: Any
 ) -> CrossArchitecture:
     """`cross_architecture` for settings; `how` are the further arguments of `evaluate`."""
+    students = from_plain(tuple[str, ...], students, "students")
     if len(set(students)) < 2 or len(set(students)) < len(students):
         raise InputError(f"students are {', '.join(students)}; name two or more different networks")
 
@@ -160,9 +161,10 @@ def _asked(
     for name in options:
         if name not in valid:
             raise InputError(f"Unknown argument {name!r}: {nearest(name, valid)}")
-    names = (scores,) if isinstance(scores, str) else tuple(scores)
+    names: tuple[str, ...] = from_plain(tuple[str, ...], scores, "scores")
     for name in names:
         verify("score", Literal[tuple(SCORES)], name)
+    verify("on_progress", Callable | None, on_progress)
     verify("execution", Execution | None, execution)
     verify("store", str | PathLike | None, store)
     given = teachers if isinstance(teachers, Teachers) else None

@@ -341,3 +341,42 @@ def test_settings_that_do_not_fit_the_set_are_refused_before_training(real, opti
     monkeypatch.setattr("ddr_jax.evaluate.train_arms", lambda *_, **__: pytest.fail("it trained"))
     with pytest.raises(ddr.InputError, match=message):
         evaluate(distilled(), real, settings("lrs", **options))
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ({"seeds": "x"}, "seeds is 'x'; expected a whole number"),
+        ({"key": "a"}, "key is 'a'; expected a seed, or one key of jax.random.key"),
+        ({"store": 3}, "store is 3; expected"),
+        ({"scores": 3}, "scores is 3; expected text"),
+        ({"scores": ("lsr",)}, "Unknown score 'lsr': did you mean 'lrs'"),
+        ({"protocol": "das"}, "Unknown preset 'das': did you mean"),
+        ({"protocol": 3}, "protocol is 3; expected an instance of Protocol"),
+        ({"execution": "serial"}, "execution is 'serial'; expected an instance of Execution"),
+        ({"on_progress": 3}, "on_progress is 3"),
+        ({"teachers": "x"}, "teachers is 'x'; expected a whole number"),
+        ({"real_accuracy": "knwn"}, "real_accuracy is 'knwn'; expected a number or known"),
+        ({"real_protocol": "dsa"}, "real_protocol is 'dsa'; expected an instance of Protocol"),
+        ({"weight": 2}, r"weight is 2; expected a number in \[0, 1\]"),
+        ({"seed": 3}, "Unknown argument 'seed': did you mean 'seeds'"),
+        ({"sets": 3}, "sets is a int; expected"),
+        ({"real": 3}, "real is a int; expected"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_an_argument_of_a_wrong_type_is_refused_by_name(real, argument, message):
+    with pytest.raises(ddr.InputError, match=message):
+        ddr.score(**{"sets": distilled(), "real": real} | argument)
+
+
+def test_sets_and_real_data_may_be_named_and_a_preset_is_a_protocol(tmp_path):
+    train = ddr.load_dataset("digits").train
+    index = [int(np.flatnonzero(train.labels == c)[0]) for c in range(10)]
+    content = {"images": train.images[index], "labels": train.labels[index], "space": "normalised"}
+    np.savez(tmp_path / "mine.npz", **content)
+    protocol = ddr.preset("dc", student="MLP", width=4, epochs=2)
+    found = ddr.score(tmp_path / "mine.npz", "digits", protocol, ["accuracy"], seeds=2, key=3, store=tmp_path / "s")
+    again = ddr.accuracy(content, ddr.load_dataset("digits"), protocol, seeds=2, key=jax.random.key(3))
+    chex.assert_trees_all_equal(found.values["accuracy"], again.values["accuracy"])
+    assert len(list((tmp_path / "s" / "students").iterdir())) == 2

@@ -157,7 +157,7 @@ def words(hint: Any) -> str:
     named |= {str: "text (in quotes if need be)", os.PathLike: "a path"}
     if hasattr(hint, "kind"):
         return "a table with a kind, such as {kind: cutmix}"
-    return named.get(origin or hint, f"a {hint.__name__}")
+    return named.get(origin or hint, f"an instance of {hint.__name__}")
 
 
 def to_plain(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from ddr_jax.data.baselines import BASELINES, IN_FEATURES
 from ddr_jax.nets.names import find
@@ -30,7 +30,7 @@ class Settings:
     """Scores that are computed, by name."""
     protocol: Protocol
     """How students of distilled sets and of random baselines are trained."""
-    real_protocol: Protocol = cast(Protocol, None)
+    real_protocol: Protocol = None  # type: ignore[assignment]
     """How real-hard students and teachers are trained. Default: `protocol.real` of `protocol`."""
     real_accuracy: Annotated[float | Literal["known"] | None, FRACTION, OfArms("real-hard")] = None
     """A known accuracy of students of all real data, as a fraction, instead of training them; known takes the
