@@ -27,7 +27,8 @@ from jax.flatten_util import ravel_pytree
 from ddr_jax import nets
 from ddr_jax.nets.names import find
 from ddr_jax.nets.precision import arithmetic, operands
-from ddr_jax.protocols.protocol import CutMix, Protocol
+from ddr_jax.protocols.augmentations import CutMix
+from ddr_jax.protocols.protocol import Protocol
 from ddr_jax.train import devices, population, teachers
 from ddr_jax.train.student import HeldOut, Program, Student, TrainingData
 
@@ -60,11 +61,8 @@ def pictures(count: int, shape: tuple[int, ...], classes: int = CLASSES) -> tupl
 
 def students(count: int, lr: float = 0.01) -> Student:
     """Students (P,) that differ by their keys."""
-    ones, zeros = jnp.ones(count), jnp.zeros(count, jnp.int32)
     keys = jax.vmap(jax.random.key)(jnp.arange(count))
-    numbers = {"lr": lr * ones, "weight_decay": 5e-4 * ones, "momentum": 0.9 * ones}
-    scales = dict.fromkeys(("temperature", "loss_scale", "mse_weight", "ce_weight"), ones)
-    return Student(keys, zeros, zeros, **numbers, **scales, augment=ones > 0)
+    return Student.of([Protocol().row(lr, augmented=True)] * count, keys, [0] * count, [0] * count)
 
 
 def initial(net: Any, student: int, shape: tuple[int, ...]) -> Any:

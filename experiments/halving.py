@@ -26,7 +26,6 @@ import ddr_jax as ddr
 from ddr_jax.data import datasets
 from ddr_jax.protocols.augmentations import augmentation
 from ddr_jax.protocols.protocol import Protocol
-from ddr_jax.protocols.protocol import real as real_protocol
 from ddr_jax.rates import FRACTION
 from ddr_jax.types import RealData
 
@@ -48,15 +47,18 @@ class Trial:
     kept: int
 
 
-def trials(real: RealData, size: int, draw: int, store: ddr.Store) -> list[Trial]:
+def trials(real: RealData, size: int, draw: int, store: Path) -> list[Trial]:
     """Both choices of both arms for one set."""
     index = datasets.random_subset(real.train, np.full(real.num_classes, size), np.random.default_rng([size, draw]))
     images = ddr.Distilled(f"{size} per class, draw {draw}", real.train.images[index], real.train.labels[index])
     images = replace(images, space="normalised", layout="NHWC")
-    settings = ddr.Settings(("lrs",), PROTOCOL, real_protocol(PROTOCOL), real_accuracy=0.99, seeds=SEEDS)
-    key, runner = jax.random.fold_in(jax.random.key(size), draw), ddr.Runner(store)
-    full = ddr.score([images], real, settings, key=key, runner=runner)
-    halved = ddr.score([images], real, replace(settings, halving=True), key=key, runner=runner)
+    key = jax.random.fold_in(jax.random.key(size), draw)
+    full, halved = (
+        ddr.label_robust_score(
+            images, real, PROTOCOL, real_accuracy=0.99, seeds=SEEDS, halving=halving, key=key, store=store
+        )
+        for halving in (False, True)
+    )
     found = []
     for arm in ARMS:
         by_full, by_halving = (result.choices[arm][0].chosen.lr for result in (full, halved))
@@ -74,7 +76,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="halving-") as folder:
         for size in SIZES:
             for draw in range(DRAWS):
-                found += trials(real, size, draw, ddr.Store(Path(folder)))
+                found += trials(real, size, draw, Path(folder))
                 print(*found[-len(ARMS) :], sep="\n", flush=True)
     text = table(found)
     print(text)

@@ -44,7 +44,7 @@ def tables(options: argparse.Namespace, precision: str) -> dict[str, ArmTable]:
         ddr.load_dataset("digits"),
         protocol,
         key=jax.random.key(0),
-        runner=ddr.Runner(execution=execution),
+        execution=execution,
         seeds=options.seeds,
         real_accuracy=0.98,
     )

@@ -26,7 +26,7 @@ class Described:
     text: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Static:
     """What names a compiled program: equal fields, on data of equal shapes, compile once."""
 
@@ -53,7 +53,7 @@ class Static:
     cross-entropy against classes, for soft and teacher labels."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Numbers:
     """What is fed to a program, a row for each student."""
 

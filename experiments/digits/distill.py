@@ -24,6 +24,7 @@ import optax
 import ddr_jax as ddr
 from ddr_jax import nets
 from ddr_jax.data import datasets
+from ddr_jax.types import RealData
 
 REAL_BATCH = 64  # real images per class and iteration
 IPC, ITERATIONS, RATE = 10, 12_000, 20.0  # rates of 1 and 200, and fewer iterations, gave less on the validation split
@@ -48,7 +49,7 @@ def distance(images, real, net, variables):
     return jnp.square(mean_features(images) - jax.lax.stop_gradient(mean_features(real))).sum()
 
 
-def distil(key, real: ddr.types.RealData, ipc: int, iterations: int, rate: float) -> np.ndarray:
+def distil(key, real: RealData, ipc: int, iterations: int, rate: float) -> np.ndarray:
     """Distilled images (C, ipc, H, W, K), started from real ones."""
     pool = jnp.asarray(by_class(real.train, real.num_classes))
     net = nets.build("ConvNet-3", width=WIDTH, num_classes=real.num_classes)

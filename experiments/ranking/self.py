@@ -27,9 +27,10 @@ KEY, REPETITIONS, SEEDS = 0, 20, 5
 PROTOCOL = replace(demo.PROTOCOL, width=16, epochs=60, lr=(0.3,))
 
 
-def repetition(number: int, real, sets, settings: ddr.Settings) -> Comparison:
+def repetition(number: int, real, sets) -> Comparison:
     keys = jax.random.split(jax.random.fold_in(jax.random.key(KEY), number))
-    results = [ddr.score(sets, real, settings, key=key) for key in keys]
+    options = {"real_protocol": real_protocol(PROTOCOL, 10), "seeds": SEEDS}
+    results = [ddr.score(sets, real, PROTOCOL, ("lrs", "ars"), key=key, **options) for key in keys]
     return compare_results(dict(zip(("first", "second"), results, strict=True)))
 
 
@@ -40,10 +41,9 @@ def main() -> None:
     ddr.use_cpu_cores(2)
     real = ddr.load_dataset("digits")
     sets = demo.distilled_set()
-    settings = ddr.Settings(("lrs", "ars"), PROTOCOL, real_protocol(PROTOCOL, 10), seeds=SEEDS)
     rows, better = [], {}
     for number in range(REPETITIONS):
-        rankings = repetition(number, real, sets, settings).rankings
+        rankings = repetition(number, real, sets).rankings
         pairs = {score: ranking.pairs[0] for score, ranking in rankings.items()}
         for score, pair in pairs.items():
             better[score] = better.get(score, 0) + pair.distinct
