@@ -186,7 +186,7 @@ FLOATS = np.full((12, 4, 4, 3), 0.5)
         ({"mean": [0.5, 0.5, 0.5]}, "one of mean and std"),
         ({"mean": [0.5], "std": [0.5]}, "each of 3 channels, got 1 and 1"),
         ({"mean": [125.0, 123, 114], "std": [63.0, 62, 67]}, "divide by 255"),
-        ({"mean": [0.5] * 3, "std": [0.5, 0, 0.5]}, "std positive"),
+        ({"mean": [0.5] * 3, "std": [0.5, 0, 0.5]}, "std positive up to 1"),
         ({"white": 256}, "white must be one whole number"),
         ({"white": 16}, r"pixels must lie in \[0, 1\]"),
         ({"x_train": FLOATS * 4}, r"train: pixels must lie in \[0, 1\], got 2 to 2"),
@@ -616,7 +616,7 @@ def test_validation_is_stratified_disjoint_and_always_the_same():
 
 
 def test_validation_holds_each_class_and_at_most_5000_images():
-    tenth = with_validation(real_data(np.repeat(np.arange(2), 100)))
+    tenth = with_validation(real_data(np.repeat(np.arange(2), 100), classes=2))
     np.testing.assert_array_equal(np.bincount(tenth.validation.labels), [10, 10])
     tiny = with_validation(real_data(np.repeat(np.arange(3), 2)))
     np.testing.assert_array_equal(np.bincount(tiny.validation.labels), [1, 1, 1])
