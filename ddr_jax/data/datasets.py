@@ -68,8 +68,8 @@ def load_dataset(
     """
     if not is_path(name_or_path):
         raise InputError(f"name_or_path is a {type(name_or_path).__name__}; expected the name of a dataset, or a path")
-    if zca is not None:
-        spaces.check_kind(zca)
+    if zca not in (None, *spaces.KINDS):
+        raise InputError(f"unknown ZCA whitening {zca!r}: {nearest(zca, spaces.KINDS)}")
     return _real_data(_find(os.fspath(name_or_path), _sides(size), data_dir, download), zca)
 
 
