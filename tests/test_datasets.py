@@ -554,7 +554,7 @@ def test_tiny_imagenet_is_read_as_it_is_published(tmp_path):
     [
         (lambda text: "", r"val_annotations\.txt: lists no images"),
         (lambda text: text + "val_3.png\n", r"line 13 must begin with .* got 'val_3.png'"),
-        (lambda text: text.replace("eel", "fox"), r"line 1 must begin with .*a class that train has too.*png fox'"),
+        (lambda text: text.replace("eel", "fox"), r"line 1 must begin with .*a class of train, got .*png fox'"),
         (lambda text: text.replace("val_7", "val_77"), r"val_77\.png: no such file"),
     ],
 )
