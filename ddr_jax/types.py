@@ -14,10 +14,11 @@ import difflib
 import hashlib
 import os
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Protocol, TypeAlias, TypeGuard, cast
+from typing import Any, ClassVar, TypeAlias, TypeGuard, cast
 
 import numpy as np
 
@@ -56,40 +57,6 @@ def warn(message: str) -> None:
     warnings.warn(message, InputWarning, stacklevel=3)
 
 
-class Space(Protocol):
-    """How pixels in [0, 1] become the images that networks see, and how they come back; see `data.spaces`.
-
-    `name` is the word by which distilled sets declare images of this space. `mean` and `std` (K,) float32, in units of
-    pixels in [0, 1], are the constants by which images that are declared normalised are understood, in any space.
-    `digest` tells spaces apart that make different images.
-    """
-
-    name: ClassVar[str]
-
-    @property
-    def mean(self) -> np.ndarray:
-        """(K,) float32."""
-        ...
-
-    @property
-    def std(self) -> np.ndarray:
-        """(K,) float32."""
-        ...
-
-    @property
-    def digest(self) -> str:
-        """Of all that the images depend on besides the pixels."""
-        ...
-
-    def images(self, pixels: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """Images (..., H, W, K) float32 of pixels in [0, 1]; written into `out` if given, which may be the pixels."""
-        ...
-
-    def pixels(self, images: np.ndarray) -> np.ndarray:
-        """The pixels (..., H, W, K) that become these images, not clipped to [0, 1]."""
-        ...
-
-
 class OneLine:
     """A dataclass whose `repr` has one line: the fields that are not None, arrays by dtype and shape."""
 
@@ -105,6 +72,32 @@ def _shown(value: Any) -> str:
     array = cast(np.ndarray, value)
     few = array.ndim == 1 and len(array) <= FEW
     return np.array2string(array, precision=4, separator=", ") if few else f"{array.dtype} {array.shape}"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Space(OneLine, ABC):
+    """How pixels in [0, 1] become the images that networks see, and how they come back; see `data.spaces`.
+
+    `name` is the word by which distilled sets declare images of this space. `mean` and `std` (K,) float32, in units of
+    pixels in [0, 1], are the constants by which images that are declared normalised are understood, in any space.
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+    name: ClassVar[str]
+
+    @property
+    def digest(self) -> str:
+        """A fingerprint of all numbers, which tells spaces apart that make different images."""
+        return fingerprint(*(value for value in vars(self).values() if isinstance(value, np.ndarray)))
+
+    @abstractmethod
+    def images(self, pixels: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Images (..., H, W, K) float32 of pixels in [0, 1]; written into `out` if given, which may be the pixels."""
+
+    @abstractmethod
+    def pixels(self, images: np.ndarray) -> np.ndarray:
+        """The pixels (..., H, W, K) that become these images, not clipped to [0, 1]."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)

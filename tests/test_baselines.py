@@ -113,11 +113,6 @@ def test_too_few_images_of_a_class_are_refused(name, real):
         draw(name, real, np.array([1, 31, 1]))
 
 
-def test_features_of_other_images_are_refused(real):
-    with pytest.raises(InputError, match=r"expected \(90, F\)"):
-        draw("herding", real, features=np.zeros((91, 4), np.float32))
-
-
 def test_features_of_a_diverged_teacher_are_refused(real):
     with pytest.raises(InputError, match="diverge"):
         draw("k-means", real, features=np.full((90, 4), np.nan, np.float32))

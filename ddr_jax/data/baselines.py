@@ -48,26 +48,14 @@ def _chosen_by(choice: _Choice) -> Baseline:
     """The baseline whose images `choice` selects in every class."""
 
     def baseline(real: RealData, counts: np.ndarray, features: np.ndarray | None, rng: Generator) -> Labelled:
-        points = _points(real, features)
+        points = real.train.images.reshape(len(real.train), -1) if features is None else features
+        if not np.isfinite(points).all():
+            raise InputError(f"features of {real.name} hold NaN or infinity: did the teacher's training diverge?")
         members = zip(class_members(real.train.labels, counts), counts, strict=True)
         index = np.concatenate([own[choice(_centred(points[own]), int(n), rng)] for own, n in members if n])
         return real.train.images[index], real.train.labels[index]
 
     return baseline
-
-
-def _points(real: RealData, features: np.ndarray | None) -> np.ndarray:
-    """What distances are measured in, (N, F): the features once they are checked, or pixels."""
-    if features is None:
-        return real.train.images.reshape(len(real.train), -1)
-    if features.ndim != 2 or len(features) != len(real.train):
-        raise InputError(
-            f"features have shape {features.shape}; expected ({len(real.train)}, F), a row for each train image of "
-            f"{real.name}: give those of the same split, after any validation split was held out"
-        )
-    if not np.isfinite(features).all():
-        raise InputError(f"features of {real.name} hold NaN or infinity: did the teacher's training diverge?")
-    return features
 
 
 def _centred(points: np.ndarray) -> np.ndarray:

@@ -67,23 +67,19 @@ def load_dataset(
         InputError: for anything missing, unreadable or inconsistent, and arguments of other types.
     """
     if not is_path(name_or_path):
-        raise InputError(f"name_or_path is a {type(name_or_path).__name__}; expected the name of a dataset, or a path")
-    if zca is not None:
-        spaces.check_kind(zca)
+        kind = type(name_or_path).__name__
+        raise InputError(f"real data are given as a {kind}; expected a name, a path, or what load_dataset gave")
+    if zca not in (None, *spaces.KINDS):
+        raise InputError(f"unknown ZCA whitening {zca!r}: {nearest(zca, spaces.KINDS)}")
     return _real_data(_find(os.fspath(name_or_path), _sides(size), data_dir, download), zca)
 
 
 def as_real(real: RealData | AnyPath) -> RealData:
     """Real data given by a name or a path, which `load_dataset` reads, or loaded already, which come back as they are.
 
-    Raises:
-        InputError: for anything else, and as `load_dataset` does.
+    Raises `InputError` as `load_dataset` does.
     """
-    if isinstance(real, RealData):
-        return real
-    if not is_path(real):
-        raise InputError(f"real is a {type(real).__name__}; expected a name, a path, or what load_dataset gave")
-    return load_dataset(real)
+    return real if isinstance(real, RealData) else load_dataset(real)
 
 
 def with_validation(real: RealData, share: float = 0.1) -> RealData:
@@ -138,8 +134,7 @@ def class_members(labels: np.ndarray, counts: np.ndarray) -> list[np.ndarray]:
     for c, (own, count) in enumerate(zip(members, counts, strict=True)):
         if count > len(own):
             raise InputError(
-                f"a baseline needs {count} images of class {c}, and the real data has {len(own)}: use a smaller "
-                "distilled set or more real data"
+                f"a baseline needs {count} images of class {c}, and the real data has {len(own)}; give more"
             )
     return members
 
@@ -186,18 +181,34 @@ class _Found(NamedTuple):
 
 
 def _find(text: str, sides: Sides | None, data_dir: AnyPath | None, download: bool) -> _Found:
-    path = _DIGITS if text == "digits" else Path(text).expanduser()
-    if text in PUBLISHED:
-        return _find_published(text, sides, data_dir, download)
-    if path.is_dir():
-        name = path.resolve().name
-        known = PUBLISHED.get(folders.kind(path) or "") or folders.named_by(name)
-        return _Found(name, str(path), known, folders.read_folder(path, sides), {})
+    path, known = _DIGITS if text == "digits" else Path(text).expanduser(), PUBLISHED.get(text)
+    folder = _published_folder(text, known, data_dir) if known else path
+    if folder is not None and folder.is_dir():
+        arrays = folders.read_folder(folder, sides, known and known.tree)
+        name = text if known else folder.resolve().name
+        known = known or PUBLISHED.get(folders.kind(folder) or "") or folders.named_by(name)
+        return _Found(name, str(folder), known, arrays, {})
     if sides is not None:
         raise InputError(f"{text}: {folders.NO_SIZE}")
+    if known:
+        splits, folder = tfds.read(text, known, data_dir, download)
+        return _Found(text, str(folder), known, splits, {})
     if path.suffix or os.sep in text:
         return _find_npz(path)
     raise InputError(f"unknown dataset {text!r}: {nearest(text, DATASETS)} Or give a path: an .npz file or a folder")
+
+
+def _published_folder(name: str, known: Known, data_dir: AnyPath | None) -> Path | None:
+    """The folder that `data_dir` leads to and that holds a dataset as it is published, or None for one of TFDS."""
+    root = None if data_dir is None else Path(data_dir).expanduser()
+    forms = ("images", "idx" if name.endswith("mnist") else name)
+    for folder in (root, root / known.folder, root / name) if root else ():
+        if folders.kind(folder) in forms:
+            return folder
+    if known.tree is not None:
+        where = f"{root} is not" if root else "set data_dir (--data-dir) to"
+        raise InputError(f"{name} is read from images on disk: {where} a folder with train/CLASS/... and val/CLASS/...")
+    return None
 
 
 def _sides(size: int | Sides | None) -> Sides | None:
@@ -205,24 +216,6 @@ def _sides(size: int | Sides | None) -> Sides | None:
     if sides and not (len(sides) == 2 and all(isinstance(side, Integral) and side > 0 for side in sides)):
         raise InputError(f"size must be a side or (height, width) in pixels, got {size}")
     return sides
-
-
-def _find_published(name: str, size: Sides | None, data_dir: AnyPath | None, download: bool) -> _Found:
-    """A dataset by name: from a folder in its published form if `data_dir` leads to one, else tensorflow-datasets."""
-    known = PUBLISHED[name]
-    if data_dir is not None:
-        root = Path(data_dir).expanduser()
-        forms = ("images", "idx" if name.endswith("mnist") else name)
-        for folder in (root, root / known.folder, root / name):
-            if folders.kind(folder) in forms:
-                return _Found(name, str(folder), known, folders.read_folder(folder, size, known.tree), {})
-    if known.tree is not None:
-        where = "set data_dir (--data-dir) to" if data_dir is None else f"{data_dir} is not"
-        raise InputError(f"{name} is read from images on disk: {where} a folder with train/CLASS/... and val/CLASS/...")
-    if size is not None:
-        raise InputError(f"{name}: {folders.NO_SIZE}")
-    splits, folder = tfds.read(name, known, data_dir, download)
-    return _Found(name, str(folder), known, splits, {})
 
 
 def _find_npz(path: Path) -> _Found:
@@ -242,9 +235,11 @@ def _find_npz(path: Path) -> _Found:
 
 def _real_data(found: _Found, zca: str | None) -> RealData:
     name, where, known, arrays, stated = found
-    white = _white(stated, where)
+    white = stated.get("white", np.int64(255))
+    if white.ndim or white.dtype.kind not in "iu" or not 1 <= white <= 255:
+        raise InputError(f"{where}: white must be one whole number from 1 to 255, the value of a pixel of 1")
     # Popping frees each array as soon as its floats exist.
-    splits = {split: _split(*arrays.pop(split), white, f"{where}: {split}") for split in list(arrays)}
+    splits = {split: _split(*arrays.pop(split), int(white), f"{where}: {split}") for split in list(arrays)}
     num_classes, pixels = _check_classes(splits, where), splits["train"].images
     if known is None and "mean" not in stated:
         known = folders.told_by(splits, where)
@@ -254,13 +249,6 @@ def _real_data(found: _Found, zca: str | None) -> RealData:
         space.images(split.images, out=split.images)
     flips = bool(stated["flips"]) if "flips" in stated else known is None or known.flips
     return RealData(name, splits["train"], splits.get("validation"), splits["test"], space, num_classes, flips)
-
-
-def _white(stated: dict[str, np.ndarray], where: str) -> int:
-    white = stated.get("white", np.int64(255))
-    if white.ndim or white.dtype.kind not in "iu" or not 1 <= white <= 255:
-        raise InputError(f"{where}: white must be one whole number from 1 to 255, the value of a pixel of 1")
-    return int(white)
 
 
 def _split(images: np.ndarray, labels: np.ndarray, white: int, where: str) -> Split:
@@ -275,10 +263,8 @@ def _split(images: np.ndarray, labels: np.ndarray, white: int, where: str) -> Sp
     pixels = as_floats(images, where, white)
     low, high = pixels.min(), pixels.max()
     if not (low >= 0 and high <= 1):
-        raise InputError(
-            f"{where}: pixels must lie in [0, 1], got {low:g} to {high:g}; store uint8 0..{white}, or floats "
-            "that are neither normalised nor NaN"
-        )
+        got = f"got {low:g} to {high:g}; store uint8 0..{white}, or floats neither normalised nor NaN"
+        raise InputError(f"{where}: pixels must lie in [0, 1], {got}")
     count = len(images)
     if labels.shape not in ((count,), (count, 1)):
         raise InputError(f"{where}: {count} images need labels ({count},), got shape {labels.shape}")
@@ -290,9 +276,9 @@ def _check_classes(splits: dict[str, Split], where: str) -> int:
     train = splits["train"]
     classes = np.unique(train.labels)
     if classes[-1] != len(classes) - 1:
+        absent = np.flatnonzero(classes != np.arange(len(classes)))[0]
         raise InputError(
-            f"{where}: train labels go up to {classes[-1]}, but no image has class "
-            f"{np.flatnonzero(classes != np.arange(len(classes)))[0]}; number the classes without gaps"
+            f"{where}: train labels go up to {classes[-1]}, but no image has class {absent}; leave no gaps"
         )
     for name, split in splits.items():
         if (shape := split.images.shape[1:]) != train.images.shape[1:]:
@@ -306,8 +292,9 @@ def _constants(pixels: np.ndarray, stated: dict[str, np.ndarray], where: str, kn
     """What is stated, else what is usual for the dataset, else mean and deviation of the train images' pixels."""
     channels = pixels.shape[-1]
     if "mean" in stated:
-        return Normalised.of(stated["mean"], stated["std"], channels, where)
-    if known is not None and len(known.mean) == channels:
-        return Normalised(np.array(known.mean, np.float32), np.array(known.std, np.float32))
-    mean, std = spaces.channels(pixels, where)
-    return Normalised(mean.astype(np.float32), std.astype(np.float32))
+        mean, std = stated["mean"], stated["std"]
+    elif known is not None and len(known.mean) == channels:
+        mean, std = known.mean, known.std
+    else:
+        mean, std = spaces.channels(pixels, where)
+    return Normalised.of(mean, std, channels, where)

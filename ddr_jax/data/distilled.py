@@ -22,9 +22,11 @@ from ddr_jax.data.readers import as_array, host_array
 from ddr_jax.data.spaces import Normalised
 from ddr_jax.types import AnyPath, DistilledSets, InputError, OneLine, RealData, is_path, nearest, warn
 
-SPACES = ("pixels", "normalised", "zca")
-SOFT_LABELS = ("logits", "probabilities")
-_WORDS = {"space": SPACES, "layout": ("NHWC", "NCHW"), "soft": SOFT_LABELS}
+_WORDS = {
+    "space": ("pixels", "normalised", "zca"),
+    "layout": ("NHWC", "NCHW"),
+    "soft": ("logits", "probabilities"),
+}
 _LABELS = {"labels": "(N,) or (runs, N)", "soft_labels": "(N, classes) or (runs, N, classes)"}
 _OPTIONAL = (*_LABELS, "mean", "std", *_WORDS)
 _SUM_TOLERANCE = 1e-3  # of a row of probabilities
@@ -63,10 +65,10 @@ class Distilled(OneLine):
 
     def __post_init__(self):
         for field, valid in _WORDS.items():
-            word = getattr(self, field)
-            if word is not None and str(word) not in valid:
-                raise InputError(f"{self.name}: unknown {field} {str(word)!r}: {nearest(str(word), valid)}")
-            object.__setattr__(self, field, word if word is None else str(word))
+            if (word := getattr(self, field)) is not None:
+                if (word := str(word)) not in valid:
+                    raise InputError(f"{self.name}: unknown {field} {word!r}: {nearest(word, valid)}")
+                object.__setattr__(self, field, word)
         for field in ("images", *_LABELS, "mean", "std"):
             if (value := getattr(self, field)) is not None:
                 object.__setattr__(self, field, as_array(value, f"{self.name}: {field}"))
@@ -76,17 +78,13 @@ class Distilled(OneLine):
             raise InputError(f"{self.name}: has neither labels nor soft_labels; store or name them (--labels-file)")
         images = _with_axis(self.images, 5)
         if images.ndim != 5 or not images.size:
-            raise InputError(
-                f"{self.name}: images must be (N, H, W, K), (N, K, H, W) or one of these after an axis of runs, "
-                f"and not empty; got shape {self.images.shape}"
-            )
+            forms = "(N, H, W, K), (N, K, H, W) or one of these after an axis of runs, and not empty"
+            raise InputError(f"{self.name}: images must be {forms}; got shape {self.images.shape}")
         for ndim, (field, form) in enumerate(_LABELS.items(), 2):
             labels = _with_axis(getattr(self, field), ndim)
             if labels is not None and (labels.ndim != ndim or labels.shape[:2] != images.shape[:2]):
-                raise InputError(
-                    f"{self.name}: {len(images)} run(s) of {images.shape[1]} images need {field} of shape {form}, "
-                    f"got {getattr(self, field).shape}"
-                )
+                need, got = f"{len(images)} run(s) of {images.shape[1]} images need", getattr(self, field).shape
+                raise InputError(f"{self.name}: {need} {field} of shape {form}, got {got}")
 
 
 OneSet: TypeAlias = AnyPath | Mapping[str, Any] | Distilled
@@ -204,7 +202,7 @@ def save_distilled(
     if path.suffix != ".npz":
         raise InputError(f"{path}: distilled sets are saved as .npz; end the name in .npz")
     if soft_labels is not None and soft is None:
-        raise InputError(f"{path}: say whether the soft labels are {' or '.join(SOFT_LABELS)}")
+        raise InputError(f"{path}: say whether the soft labels are logits or probabilities")
     fields: dict[str, Any] = {"images": images, "labels": labels, "soft_labels": soft_labels, "mean": mean, "std": std}
     fields |= {"space": space, "layout": "NHWC", "soft": soft}
     Distilled(path.stem, **fields)  # refuses what could not be read back
@@ -236,10 +234,9 @@ def _labels_files(files: list[Path], labels: AnyPath | Sequence[AnyPath] | None)
 
 def _load(path: Path, name: str, beside: Path | None, said: dict[str, str | None]) -> Distilled:
     raw = _content(path)
-    own = [key for key in _LABELS if key in raw]
-    if beside is not None and own:
-        raise InputError(f"{path}: holds {' and '.join(own)} of its own, so {beside} cannot be used; leave it out")
     if beside is not None:
+        if own := [key for key in _LABELS if key in raw]:
+            raise InputError(f"{path}: holds {' and '.join(own)} of its own, so {beside} cannot be used; leave it out")
         raw |= _labels_entry(as_array(raw["images"], path), readers.read_array(beside))
     for field, word in said.items():
         if word is not None and (stored := str(raw.get(field, word))) != word:
@@ -270,9 +267,7 @@ def _runs_of_dc(runs: Any, path: Path) -> dict[str, np.ndarray]:
     try:
         images, labels = (np.stack([host_array(part) for part in parts]) for parts in zip(*runs, strict=True))
     except (TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}: data must be a list with [images, labels] of each run, all of one shape ({error})"
-        ) from error
+        raise InputError(f"{path}: data must be a list with [images, labels] of each run, alike ({error})") from error
     return {"images": images, **_labels_entry(images, labels)}
 
 
@@ -320,42 +315,34 @@ def _images(file: Distilled, real: RealData) -> np.ndarray:
 def _check_whitened(file: Distilled, real: RealData) -> None:
     whitened = real.space.name == "zca"
     if file.space == "zca" and not whitened:
-        raise InputError(
-            f"{file.name}: declares ZCA-whitened images, but the real data {real.name} is not whitened; load it with "
-            "zca='kornia' (--zca kornia), or 'kip' for sets of KIP and RFAD"
-        )
+        advice = f"load {real.name} with --zca kornia, or kip for sets of KIP and RFAD"
+        raise InputError(f"{file.name}: declares ZCA-whitened images, but the real data is not whitened; {advice}")
     if whitened and file.space is None and file.images.dtype != np.uint8:
-        raise InputError(
-            f"{file.name}: images do not say their space, and the real data {real.name} is ZCA-whitened; declare the "
-            f"space (--space zca, if the set was whitened as well; else {' or '.join(SPACES[:-1])})"
-        )
+        advice = "declare the space of the set (--space zca, or pixels or normalised if it was not whitened)"
+        raise InputError(f"{file.name}: the real data {real.name} is ZCA-whitened; {advice}")
 
 
 def _check_finite(values: np.ndarray, what: str, name: str) -> None:
-    if not (bad := ~np.isfinite(values)).any():
-        return
-    first = tuple(int(i[0]) for i in np.nonzero(bad))
-    raise InputError(
-        f"{name}: {what} hold NaN or infinity {bad.sum()} times, first at {first} of shape {values.shape}; "
-        "did the distillation diverge?"
-    )
+    if (bad := ~np.isfinite(values)).any():
+        first = tuple(np.argwhere(bad)[0].tolist())
+        where = f"{bad.sum()} times, first at {first} of shape {values.shape}"
+        raise InputError(f"{name}: {what} hold NaN or infinity {where}; did the distillation diverge?")
 
 
 def _layout(file: Distilled, image_shape: tuple[int, int, int]) -> str:
     height, width, channels = image_shape
     got = file.images.shape[2:]
     shapes = {"NHWC": (height, width, channels), "NCHW": (channels, height, width)}
-    fitting = [layout for layout, shape in shapes.items() if shape == got]
+    possible = {layout: shape for layout, shape in shapes.items() if file.layout in (None, layout)}
+    fitting = [layout for layout, shape in possible.items() if shape == got]
     if not fitting:
+        real = " or ".join(f"{shape} ({layout})" for layout, shape in possible.items())
         raise InputError(
-            f"{file.name}: one image has shape {got}, the real data's are {shapes['NHWC']} (NHWC) or "
-            f"{shapes['NCHW']} (NCHW); is it another dataset, size or number of channels?"
+            f"{file.name}: one image has shape {got}, the real data's are {real}; is it another set, or layout?"
         )
-    if file.layout is None and len(fitting) > 1:
+    if len(fitting) > 1:
         raise InputError(f"{file.name}: an image of shape {got} fits NHWC and NCHW; declare the layout")
-    if file.layout is not None and file.layout not in fitting:
-        raise InputError(f"{file.name}: declares {file.layout}, but an image of shape {got} is {fitting[0]}")
-    return file.layout or fitting[0]
+    return fitting[0]
 
 
 def _space(file: Distilled) -> str:
@@ -398,16 +385,11 @@ def _hard_labels(file: Distilled, soft_labels: np.ndarray | None, num_classes: i
         return soft_labels.argmax(-1).astype(np.int32)
     labels = class_indices(file.labels, file.name)
     if labels.max() >= num_classes:
-        from_one = labels.min() == 1 and labels.max() == num_classes
-        raise InputError(
-            f"{file.name}: has label {labels.max()}, but the real data's classes are 0 to {num_classes - 1}"
-            f"{'; they seem to count from 1: subtract 1' if from_one else ''}"
-        )
+        from_one = (labels.min(), labels.max()) == (1, num_classes)
+        advice = "; they seem to count from 1: subtract 1" if from_one else ""
+        raise InputError(f"{file.name}: has label {labels.max()}, but classes are 0 to {num_classes - 1}{advice}")
     if soft_labels is not None and (share := float(np.mean(soft_labels.argmax(-1) != labels))) > 0.5:
-        warn(
-            f"{file.name}: in {share:.0%} of the images the largest soft label is not the hard label; "
-            "are the two in the same order?"
-        )
+        warn(f"{file.name}: in {share:.0%} of the images the largest soft label is not the hard one; same order?")
     return labels
 
 
@@ -420,17 +402,12 @@ def _soft_labels(file: Distilled, num_classes: int) -> np.ndarray:
     soft_labels = stored.astype(np.float32)
     wrong = (soft_labels < 0).any(-1) | (np.abs(soft_labels.sum(-1) - 1) > _SUM_TOLERANCE)
     if file.soft is None and not wrong.any():
-        raise InputError(
-            f"{file.name}: soft labels could be probabilities or logits (every row sums to 1, nothing is "
-            "negative); declare them (--soft-labels probabilities or --soft-labels logits)"
-        )
+        raise InputError(f"{file.name}: soft labels could be probabilities or logits; declare which (--soft-labels)")
     if file.soft != "probabilities":
         return soft_labels
     if wrong.any():
-        raise InputError(
-            f"{file.name}: soft labels are declared probabilities, but {wrong.sum()} rows are negative or do "
-            f"not sum to 1, first {soft_labels[wrong][0].tolist()[:10]}; are they logits?"
-        )
+        rows = f"{wrong.sum()} rows are negative or do not sum to 1, first {soft_labels[wrong][0].tolist()[:10]}"
+        raise InputError(f"{file.name}: soft labels are declared probabilities, but {rows}; are they logits?")
     return np.log(np.maximum(soft_labels, np.finfo(np.float32).tiny))
 
 
@@ -438,24 +415,21 @@ def _soft_labels(file: Distilled, num_classes: int) -> np.ndarray:
 
 
 def _check_together(parts: list[DistilledSets], num_classes: int) -> None:
-    """Refuses sets that differ in images per class or in kinds of labels, and names that stand twice."""
+    """Refuses sets that differ in images per class or in kinds of labels, and names that stand twice.
+
+    Warns of classes without images, or with unequally many.
+    """
     names = [name for part in parts for name in part.names]
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise InputError(f"{repeated[0]} is the name of several sets; give each set once, under its own name")
     counts = [np.bincount(run, minlength=num_classes) for part in parts for run in part.labels]
     for name, count in zip(names, counts, strict=True):
         if not np.array_equal(count, counts[0]):
-            raise InputError(
-                f"{names[0]} has {_per_class(counts[0])}, {name} has {_per_class(count)}: sets scored "
-                "together share a random baseline; score these in separate calls"
-            )
+            both = f"{names[0]} has {_per_class(counts[0])}, {name} has {_per_class(count)}"
+            raise InputError(f"{both}: sets share a random baseline; score these in separate calls")
     if odd := [part.names[0] for part in parts if (part.soft_labels is None) != (parts[0].soft_labels is None)]:
         raise InputError(f"of {names[0]} and {odd[0]} only one has soft labels; score them in separate calls")
-    _check_balance(names, counts[0])
-
-
-def _check_balance(names: list[str], count: np.ndarray) -> None:
-    who = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+    count, who = counts[0], names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
     if (count == 0).any():
         absent = ", ".join(map(str, np.flatnonzero(count == 0)))
         warn(f"{who}: no image of class {absent}, which students thus never see; are the labels right?")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ddr_jax.types import InputError
@@ -15,18 +16,9 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         InputError: if the folder cannot be made or written to; an earlier file is left as it was.
     """
-    draft = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(draft).chmod(0o644)  # mkstemp's files are private
-        Path(draft).replace(path)
-    except OSError as error:
-        if draft is not None:
-            Path(draft).unlink(missing_ok=True)
-        raise InputError(f"Cannot write {path}: {error.strerror}; choose another place") from error
+    with _draft(path, path.parent) as draft:
+        draft.write_bytes(content)
+        draft.replace(path)
 
 
 def check_writable(folder: Path) -> None:
@@ -35,9 +27,16 @@ def check_writable(folder: Path) -> None:
     Raises:
         InputError: if either is impossible.
     """
+    with _draft(folder, folder) as draft:
+        draft.touch()
+
+
+@contextmanager
+def _draft(place: Path, folder: Path) -> Iterator[Path]:
+    """A path in a hidden folder inside `folder`, which goes away with all that is still in it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".ddr-jax-") as hidden:
+            yield Path(hidden, "draft")
     except OSError as error:
-        raise InputError(f"Cannot write in {folder}: {error.strerror}; choose another place") from error
+        raise InputError(f"Cannot write {place}: {error.strerror}; choose another place") from error

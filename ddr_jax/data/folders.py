@@ -18,10 +18,7 @@ from ddr_jax.data.readers import Labelled, Sides, class_names
 from ddr_jax.types import InputError, Split, warn
 
 Arrays = dict[str, Labelled]
-KINDS = (
-    "train-images-idx3-ubyte.gz and its three companions (MNIST, Fashion-MNIST), data_batch_1 to 5 and test_batch "
-    "(cifar-10-batches-py), train, test and meta (cifar-100-python), or train/CLASS/*.png with val/CLASS or test/CLASS"
-)
+_MARKS = {"train-images-idx3-ubyte.gz": "idx", "data_batch_1": "cifar10", "meta": "cifar100"}  # files of each kind
 NO_SIZE = "a size is for folders of images by class, which are resized as they are read; leave it out"
 SAME_MEAN = 2e-3  # published constants have three or four digits
 _TEST_SPLITS = ("val", "test")
@@ -98,8 +95,7 @@ def told_by(splits: dict[str, Split], where: str) -> Known | None:
             continue
         if np.allclose(images.mean(axis=(0, 1, 2), dtype=np.float64), known.mean, atol=SAME_MEAN):
             warn(
-                f"{where}: by its sizes and mean pixel this is {name}, whose usual mean and std are used; store "
-                "mean and std in the file to use others"
+                f"{where}: by its sizes and mean pixel this is {name}, whose usual mean and std are used; store others"
             )
             return known
     return None
@@ -107,15 +103,9 @@ def told_by(splits: dict[str, Split], where: str) -> Known | None:
 
 def kind(folder: Path) -> str | None:
     """How a folder holds real data: "idx", "cifar10", "cifar100" or "images"; None if none of these."""
-    if (folder / "train-images-idx3-ubyte.gz").is_file():
-        return "idx"
-    if (folder / "data_batch_1").is_file():
-        return "cifar10"
-    if (folder / "train").is_file() and (folder / "meta").is_file():
-        return "cifar100"
-    if (folder / "train").is_dir() and any((folder / split).is_dir() for split in _TEST_SPLITS):
-        return "images"
-    return None
+    if (folder / "train").is_dir():
+        return "images" if any((folder / split).is_dir() for split in _TEST_SPLITS) else None
+    return next((kind for mark, kind in _MARKS.items() if (folder / mark).is_file()), None)
 
 
 def read_folder(folder: Path, size: Sides | None = None, tree: Tree | None = None) -> Arrays:
@@ -129,7 +119,8 @@ def read_folder(folder: Path, size: Sides | None = None, tree: Tree | None = Non
     if size is not None:
         raise InputError(f"{folder}: {NO_SIZE}")
     if found is None:
-        raise InputError(f"{folder}: holds no real data in a form that is known: {KINDS}")
+        forms = f"{', '.join(_MARKS)} (MNIST's and CIFAR's), or train/CLASS/*.png with val/CLASS or test/CLASS"
+        raise InputError(f"{folder}: holds no real data in a form that is known: {forms}")
     return _read_idx(folder) if found == "idx" else _read_cifar(folder, found)
 
 
@@ -171,25 +162,32 @@ def _read_tree(folder: Path, size: Sides | None, tree: Tree | None) -> Arrays:
     """
     classes = class_names(folder / "train")
     # The published test images of ImageNet's family have no labels and lie in no folders of classes.
-    labelled = [
-        split for split in _TEST_SPLITS if _has_class(folder / split, classes) or (folder / split / _LIST).is_file()
-    ]
-    present = labelled or ["val"]
+    places = [folder / split for split in _TEST_SPLITS]
+    labelled = [place for place in places if _has_class(place, classes) or (place / _LIST).is_file()]
     if tree is not None:
-        classes, present = _choose(folder, classes, tree), ["val"]
-    names = zip(present, ("test",) if len(present) == 1 else ("validation", "test"), strict=True)
-    return {split: _read_split(folder, source, size, classes) for source, split in [("train", "train"), *names]}
+        if len(classes) != tree.classes:
+            advice = f"{tree.classes} are expected; give the folder's own path to use it with the classes it has"
+            raise InputError(f"{folder / 'train'}: holds {len(classes)} class folders where {advice}")
+        classes = [classes[i] for i in tree.chosen or range(tree.classes)]
+    if tree is not None or not labelled:
+        labelled = places[:1]
+    sources = {"train": folder / "train", "test": labelled[-1]}
+    if len(labelled) > 1:
+        sources["validation"] = labelled[0]
+    return {split: _read_split(source, size, classes) for split, source in sources.items()}
 
 
 def _has_class(folder: Path, classes: Sequence[str]) -> bool:
     return any((folder / name).is_dir() for name in classes)
 
 
-def _read_split(folder: Path, split: str, size: Sides | None, classes: Sequence[str]) -> Labelled:
-    if (folder / split / _LIST).is_file() and not _has_class(folder / split, classes):
-        return _read_listed(folder / split, size, classes)
-    _check_classes(folder, split, classes)
-    return readers.read_classes(folder / split, size, classes)
+def _read_split(folder: Path, size: Sides | None, classes: Sequence[str]) -> Labelled:
+    if (folder / _LIST).is_file() and not _has_class(folder, classes):
+        return _read_listed(folder, size, classes)
+    if missing := [name for name in classes if not (folder / name).is_dir()]:
+        lack = f"has no folder for {len(missing)} of {len(classes)} classes, first {missing[0]}"
+        raise InputError(f"{folder}: {lack}; sort its images into the same class folders as those of train")
+    return readers.read_classes(folder, size, classes)
 
 
 def _read_listed(folder: Path, size: Sides | None, classes: Sequence[str]) -> Labelled:
@@ -198,29 +196,9 @@ def _read_listed(folder: Path, size: Sides | None, classes: Sequence[str]) -> La
     index = {name: i for i, name in enumerate(classes)}
     for number, line in enumerate(lines, 1):
         if len(line) < 2 or line[1] not in index:
-            raise InputError(
-                f"{folder / _LIST}: line {number} must begin with an image's file and a class that train has too, got "
-                f"{' '.join(line[:2])!r}; download the dataset again"
-            )
+            wrong = f"line {number} must begin with an image's file and a class of train"
+            raise InputError(f"{folder / _LIST}: {wrong}, got {' '.join(line[:2])!r}; download the dataset again")
     if not lines:
         raise InputError(f"{folder / _LIST}: lists no images; download the dataset again")
     labels = np.array([index[name] for _, name, *_ in lines])
     return readers.read_images([folder / "images" / file for file, *_ in lines], size), labels
-
-
-def _choose(folder: Path, classes: Sequence[str], tree: Tree) -> list[str]:
-    if len(classes) != tree.classes:
-        raise InputError(
-            f"{folder / 'train'}: holds {len(classes)} class folders where {tree.classes} are expected, since classes "
-            "are known by their position among all; give the folder's own path to use it with the classes it has"
-        )
-    return [classes[i] for i in (tree.chosen or range(tree.classes))]
-
-
-def _check_classes(folder: Path, split: str, classes: Sequence[str]) -> None:
-    missing = [name for name in classes if not (folder / split / name).is_dir()]
-    if missing:
-        raise InputError(
-            f"{folder / split}: has no folder for {len(missing)} of {len(classes)} classes, first {missing[0]}; sort "
-            "its images into the same class folders as those of train (ImageNet's val is published in one folder)"
-        )

@@ -37,8 +37,12 @@ def host_array(value: Any) -> np.ndarray:
 
 def require_file(path: Path) -> None:
     """Raises `InputError`, with the nearest name, unless `path` is a file."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file{_nearest_file(path)}")
+    if path.is_file():
+        return
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: no such file, and no folder {path.parent}")
+    close = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1)
+    raise InputError(f"{path}: no such file" + (f"; did you mean {path.with_name(close[0])}?" if close else ""))
 
 
 @contextmanager
@@ -61,14 +65,6 @@ def pick(content: Mapping[Any, Any], required: Iterable[Any], optional: Iterable
     return {key: content[key] for key in (*required, *optional) if key in content}
 
 
-def _nearest_file(path: Path) -> str:
-    if not path.parent.is_dir():
-        return f", and no folder {path.parent}"
-    names = [file.name for file in path.parent.iterdir()]
-    close = difflib.get_close_matches(path.name, names, n=1)
-    return f"; did you mean {path.with_name(close[0])}?" if close else ""
-
-
 # NumPy and safetensors
 
 
@@ -83,15 +79,13 @@ def read_npz(path: Path, required: Iterable[str], optional: Iterable[str] = ()) 
 
 
 def _member(file: Mapping[str, np.ndarray], key: str, path: Path) -> np.ndarray:
-    try:
+    objects = f"{key} cannot be read without unpickling, which could run foreign code; save numbers or text"
+    damaged = f"{key} is damaged; copy or make the file again"
+    with (
+        _reading(path, objects, ValueError),
+        _reading(path, damaged, zlib.error, zipfile.BadZipFile, EOFError, OSError),
+    ):
         return file[key]
-    except ValueError as error:
-        raise InputError(
-            f"{path}: {key} cannot be read without unpickling, which could run foreign code; "
-            "save it as an array of numbers or text"
-        ) from error
-    except (zlib.error, zipfile.BadZipFile, EOFError, OSError) as error:
-        raise InputError(f"{path}: {key} is damaged ({error}); copy or make the file again") from error
 
 
 def read_npy(path: Path) -> np.ndarray:
@@ -141,10 +135,10 @@ def read_pt(path: Path) -> Any:
         with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in _STAND_INS.items()]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise InputError(
-            f"{path}: damaged, not a file of torch.save, or holds more than tensors, numbers and text, which could run "
-            f"foreign code ({type(error).__name__}); save images and labels as a dictionary of tensors"
-        ) from error
+        problem = (
+            f"damaged, or more than tensors, numbers and text, which could run foreign code ({type(error).__name__})"
+        )
+        raise InputError(f"{path}: {problem}; save a dictionary of tensors with torch.save") from error
 
 
 def read_pickle(path: Path) -> Any:
@@ -160,14 +154,14 @@ def read_pickle(path: Path) -> Any:
 
 def read_array(path: Path) -> np.ndarray:
     """The one array that an `.npy` or a `.pt` holds; raises `InputError` for anything else."""
+    if path.suffix == ".npy":
+        return read_npy(path)
+    if path.suffix == ".pt":
+        return as_array(read_pt(path), path)
     if not path.suffix:
         require_file(path)
-    if path.suffix not in (".npy", ".pt"):
-        raise InputError(
-            f"{path}: not a kind of file that is read: .npz, .safetensors, .npy and .pt are, and folders of images "
-            "by class; labels alone as .npy or .pt"
-        )
-    return read_npy(path) if path.suffix == ".npy" else as_array(read_pt(path), path)
+    kinds = ".npz, .safetensors, .npy and .pt are, and folders of images by class; labels alone as .npy or .pt"
+    raise InputError(f"{path}: not a kind of file that is read: {kinds}")
 
 
 def as_array(value: Any, where: Path | str) -> np.ndarray:
@@ -179,8 +173,7 @@ def as_array(value: Any, where: Path | str) -> np.ndarray:
     if array.dtype.kind not in "biuf":
         got = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
         raise InputError(
-            f"{where}: holds {got} where an array of numbers is expected; give an array of images or labels alone, or "
-            "a dictionary with images and labels"
+            f"{where}: holds {got} where an array of numbers is expected; store numbers, or name the arrays"
         )
     return array
 
@@ -253,10 +246,8 @@ def class_names(folder: Path) -> list[str]:
     if not names:
         raise InputError(f"{folder}: holds no sub-folders; put the images of each class into one of its own")
     if all(name.isdecimal() for name in names) and names != sorted(names, key=int):
-        warn(
-            f"{folder}: classes are numbered in the order of their names as text, {', '.join(names[:4])}, ...; pad "
-            "the names with zeros if their numbers are meant"
-        )
+        order = f"in the order of their names as text, {', '.join(names[:4])}, ..."
+        warn(f"{folder}: classes are numbered {order}; pad the names with zeros if their numbers are meant")
     return names
 
 
@@ -283,8 +274,6 @@ def read_images(paths: Sequence[Path], size: Sides | None = None) -> np.ndarray:
 
 
 def _image_files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder")
     if files := sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES):
         return files
     raise InputError(f"{folder}: holds no images; a class needs files named {', '.join(IMAGE_SUFFIXES)}")
@@ -322,7 +311,5 @@ def _check_memory(shape: tuple[int, ...], path: Path) -> None:
         return
     need, have = 4 * np.prod(shape, dtype=float), float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES")
     if need > have:
-        raise InputError(
-            f"{path.parent.parent}: {shape[0]} images of {shape[1]}×{shape[2]} need {need / 1e9:.0f} GB of memory, "
-            f"and this machine has {have / 1e9:.0f}; give a smaller size, or a folder with fewer classes"
-        )
+        images = f"{shape[0]} images of {shape[1]}×{shape[2]} need {need / 1e9:.0f} GB of memory"
+        raise InputError(f"{path.parent.parent}: {images}, not {have / 1e9:.0f}; give a smaller size, or fewer classes")

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ddr_jax.types import InputError, OneLine, fingerprint, nearest
+from ddr_jax.types import InputError, Space
 
 KINDS = ("kornia", "kip")
 _EPS = 0.1  # kornia: added to each eigenvalue; kip: times the mean eigenvalue
@@ -19,11 +19,9 @@ _MAX_FEATURES = 64 * 64 * 3  # the matrix of more would take hours and many giga
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Normalised(OneLine):
+class Normalised(Space):
     """Images are (pixel − `mean`) / `std` per channel; `mean` and `std` are (K,) float32."""
 
-    mean: np.ndarray
-    std: np.ndarray
     name: ClassVar[str] = "normalised"
 
     @classmethod
@@ -31,21 +29,14 @@ class Normalised(OneLine):
         """By given constants; raises `InputError`, which begins with `where`, unless they fit pixels in [0, 1]."""
         mean, std = np.asarray(mean, np.float32).ravel(), np.asarray(std, np.float32).ravel()
         if not len(mean) == len(std) == channels:
-            raise InputError(
-                f"{where}: mean and std must hold one number for each of {channels} channels, "
-                f"got {len(mean)} and {len(std)}"
-            )
+            got = f"got {len(mean)} and {len(std)}"
+            raise InputError(f"{where}: mean and std must hold a number for each of {channels} channels, {got}")
         if not (np.all((mean >= 0) & (mean <= 1)) and np.all((std > 0) & (std <= 1))):
+            got = f"got mean {mean.tolist()}, std {std.tolist()}"
             raise InputError(
-                f"{where}: mean and std must be those of pixels in [0, 1] and std positive, "
-                f"got mean {mean.tolist()}, std {std.tolist()}; if they are of 0..255, divide by 255"
+                f"{where}: mean must lie in [0, 1], std positive up to 1, {got}; if of 0..255, divide by 255"
             )
         return cls(mean, std)
-
-    @property
-    def digest(self) -> str:
-        """A fingerprint of the constants."""
-        return fingerprint(self.mean, self.std)
 
     def images(self, pixels: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """As in `types.Space`."""
@@ -63,7 +54,7 @@ class Normalised(OneLine):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Whitened(OneLine):
+class Whitened(Space):
     """A whitening fitted to images of F = H·W·K features, in the order of an (H, W, K) array; made by `fit`.
 
     Pixels become (pixel − `shift`) / `scale` per channel; of kind "kip" each image is then centred and divided by
@@ -73,18 +64,11 @@ class Whitened(OneLine):
     """
 
     kind: str
-    mean: np.ndarray
-    std: np.ndarray
     shift: np.ndarray
     scale: np.ndarray
     centre: np.ndarray
     matrix: np.ndarray
     name: ClassVar[str] = "zca"
-
-    @property
-    def digest(self) -> str:
-        """A fingerprint of all numbers, which tell the kinds apart as well."""
-        return fingerprint(self.mean, self.std, self.shift, self.scale, self.centre, self.matrix)
 
     def images(self, pixels: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """As in `types.Space`."""
@@ -105,12 +89,6 @@ class Whitened(OneLine):
         return features.reshape(images.shape) * self.scale + self.shift
 
 
-def check_kind(kind: str) -> None:
-    """Raises `InputError` unless `kind` is one of `KINDS`."""
-    if kind not in KINDS:
-        raise InputError(f"unknown ZCA whitening {kind!r}: {nearest(kind, KINDS)}")
-
-
 def fit(pixels: np.ndarray, kind: str, constants: Normalised, where: str) -> Whitened:
     """The whitening fitted to train images: pixels (N, H, W, K) in [0, 1], which `constants` would normalise.
 
@@ -120,16 +98,11 @@ def fit(pixels: np.ndarray, kind: str, constants: Normalised, where: str) -> Whi
     and divided by its norm, XᵀX / N stands for the covariance, and a tenth of its mean eigenvalue for 0.1.
 
     Raises:
-        InputError: for an unknown kind, a single image, images that are too large, and for kind "kip" a channel that is
-            constant.
+        InputError: for a single image, images that are too large, and for kind "kip" a channel that is constant.
     """
-    check_kind(kind)
     size, depth = math.prod(pixels.shape[1:]), pixels.shape[-1]
     if size > _MAX_FEATURES:
-        raise InputError(
-            f"ZCA whitening of images of {size} numbers is out of reach (at most {_MAX_FEATURES}, 64×64×3); give a "
-            "smaller size, or leave zca out"
-        )
+        raise InputError(f"ZCA whitening takes images of at most 64×64×3 numbers, got {size}; give a smaller size")
     if len(pixels) < 2:
         raise InputError("ZCA whitening needs two train images at least; give more real data")
     if kind == "kip":
@@ -139,7 +112,7 @@ def fit(pixels: np.ndarray, kind: str, constants: Normalised, where: str) -> Whi
         shift, scale = np.zeros(depth), np.ones(depth)
         centre = pixels.mean(0, dtype=np.float64).ravel()
     matrix = _matrix(pixels, kind, shift, scale, centre)
-    return Whitened(kind, constants.mean, constants.std, shift, scale, centre, matrix)
+    return Whitened(constants.mean, constants.std, kind, shift, scale, centre, matrix)
 
 
 def _matrix(pixels: np.ndarray, kind: str, shift: np.ndarray, scale: np.ndarray, centre: np.ndarray) -> np.ndarray:

@@ -30,27 +30,23 @@ def read(name: str, known: Known, data_dir: AnyPath | None, download: bool) -> t
 
 
 def _how_to_prepare(name: str, root: Path) -> str:
-    other = any((root / name).glob("*/dataset_info.json"))
-    state = "prepared in another format than array_record" if other else "not prepared"
+    state, there = "not prepared", ""
+    if any((root / name).glob("*/dataset_info.json")):
+        state, there = "prepared in another format than array_record", " in another data_dir"
     return (
-        f"{name} is {state} under {root}: prepare it with download=True (--download)"
-        f"{' and another data_dir (--data-dir)' if other else ''}, which needs TensorFlow (pip install "
-        "'ddr-jax[tf]', 2.5 GB); or set data_dir (--data-dir) or TFDS_DATA_DIR to prepared files; or give the path "
-        f"of a {name}.npz with x_train, y_train, x_test, y_test"
+        f"{name} is {state} under {root}: prepare it{there} with download=True (--download), which needs TensorFlow; "
+        "or set data_dir (--data-dir) or TFDS_DATA_DIR to prepared files; or give the path of "
+        f"a {name}.npz with x_train, y_train, x_test, y_test"
     )
 
 
 def _prepared_folder(folder: Path) -> Path | None:
     """The folder of the newest version that tensorflow-datasets finished preparing as array_record."""
     # Without tensorflow-datasets, which takes seconds to import and minutes to give up where there is no network.
-    versions = [
-        child
-        for child in folder.glob("*")
-        if re.fullmatch(r"\d+\.\d+\.\d+", child.name)
-        and (child / "dataset_info.json").is_file()
-        and any(child.glob("*.array_record-*"))
-    ]
-    return max(versions, key=lambda child: [int(part) for part in child.name.split(".")], default=None)
+    prepared = {file.parent for file in folder.glob("*/*.array_record-*")}
+    versions = [path for path in prepared if re.fullmatch(r"\d+\.\d+\.\d+", path.name)]
+    finished = [path for path in versions if (path / "dataset_info.json").is_file()]
+    return max(finished, key=lambda path: [int(part) for part in path.name.split(".")], default=None)
 
 
 def _prepare(name: str, root: Path) -> Path:
@@ -74,7 +70,7 @@ def _read_split(folder: Path, split: str, count: int) -> tuple[np.ndarray, np.nd
     source = builder.as_data_source(split, file_format="array_record")
     if len(source) != count:
         raise InputError(
-            f"{folder}: {split} holds {len(source)} images instead of {count}; delete the folder and prepare it again"
+            f"{folder}: {split} holds {len(source)} images instead of {count}; delete it and prepare it anew"
         )
     images, labels = zip(*((record["image"], record["label"]) for record in source), strict=True)
     return np.stack(images), np.asarray(labels)
