@@ -127,10 +127,10 @@ def test_a_ranking_orders_names_groups_and_pairs():
     assert ranking.order[0] == 1
     assert ranking.letters == ("b", "a", "b")
     assert [pair.distinct for pair in ranking.pairs] == [True, True, False]
-    assert ranking.pairs[2].seeds > 5
+    assert ranking.pairs[2].seeds_to_separate > 5
     for pair in ranking.pairs:
         assert pair.difference.mean >= 0
-        assert pair.adjusted >= pair.p
+        assert pair.p_holm >= pair.p
 
 
 def test_where_lower_is_better_the_lowest_mean_comes_first():
@@ -161,7 +161,7 @@ def test_a_lone_method_is_a_group_without_pairs():
 def test_a_method_and_itself_are_not_told_apart():
     ranking = rank([SCORES[0], SCORES[0]])
     assert ranking.letters == ("a", "a")
-    assert (ranking.pairs[0].adjusted, ranking.pairs[0].seeds) == (1, None)
+    assert (ranking.pairs[0].p_holm, ranking.pairs[0].seeds_to_separate) == (1, None)
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,9 @@ class Comparison(Document):
             }
             for place, m in enumerate(ranked.order)
         ]
-        pairs = [_pair_to_json(pair, self.names) for pair in ranked.pairs]
+        pairs = [
+            asdict(pair) | {"better": self.names[pair.better], "worse": self.names[pair.worse]} for pair in ranked.pairs
+        ]
         stable = {"stability": self._weights_to_json(score)} if score in self.ends else {}
         return {"ranking": rows, "pairs": pairs, **stable}
 
@@ -294,10 +296,10 @@ def _pairs_table(comparison: Comparison, score: str) -> Table:
 
 def _pair_cells(pair: Pair, names: Sequence[str]) -> tuple[str, ...]:
     difference = cells(pair.difference)[:2]
-    p_values = ("<0.0001" if p < 0.0001 else number(p) for p in (pair.p, pair.adjusted))
+    p_values = ("<0.0001" if p < 0.0001 else number(p) for p in (pair.p, pair.p_holm))
     chance = f"{pair.chance.value:.2f} ({pair.chance.low:.2f} … {pair.chance.high:.2f})"
-    told = ("yes" if pair.distinct else "no", chance, "–" if pair.seeds is None else str(pair.seeds))
-    return names[pair.better], names[pair.worse], *difference, *p_values, *told
+    told, seeds = "yes" if pair.distinct else "no", str(pair.seeds_to_separate or "–")
+    return names[pair.better], names[pair.worse], *difference, *p_values, told, chance, seeds
 
 
 def _weights_table(comparison: Comparison) -> Table:
@@ -311,16 +313,3 @@ def _weights_table(comparison: Comparison) -> Table:
         columns,
         map(row, comparison.ends),
     )
-
-
-def _pair_to_json(pair: Pair, names: Sequence[str]) -> dict[str, Any]:
-    return {
-        "better": names[pair.better],
-        "worse": names[pair.worse],
-        "difference": pair.difference.to_json(),
-        "p": pair.p,
-        "p_holm": pair.adjusted,
-        "distinct": pair.distinct,
-        "chance": asdict(pair.chance),
-        "seeds_to_separate": pair.seeds,
-    }

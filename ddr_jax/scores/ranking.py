@@ -46,20 +46,20 @@ class Pair:
     Attributes:
         difference: of their means, 0 or more, with the interval of this pair alone.
         p: of the two-sided paired t-test of this pair alone.
-        adjusted: the same after Holm's correction for all pairs.
-        distinct: whether `adjusted` is at most the level.
+        p_holm: the same after Holm's correction for all pairs.
+        distinct: whether `p_holm` is at most the level.
         chance: that `better` scores better on a new seed (see `chance_of_better`).
-        seeds: how many would separate them (see `seeds_to_separate`), where each pair has an equal share of the level.
+        seeds_to_separate: see there; each pair has an equal share of the level.
     """
 
     better: int
     worse: int
     difference: Interval
     p: float
-    adjusted: float
+    p_holm: float
     distinct: bool
     chance: Chance
-    seeds: int | None
+    seeds_to_separate: int | None
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,10 @@ def rank(scores: ArrayLike, level: float = LEVEL, power: float = POWER, *, lower
             worse=b,
             difference=t_interval(quality[a] - quality[b], 1 - level),
             p=float(p[i]),
-            adjusted=float(adjusted[i]),
+            p_holm=float(adjusted[i]),
             distinct=bool(adjusted[i] <= level),
             chance=chance_of_better(quality[a], quality[b], 1 - level),
-            seeds=seeds_to_separate(quality[a], quality[b], power, level / len(couples)),
+            seeds_to_separate=seeds_to_separate(quality[a], quality[b], power, level / len(couples)),
         )
         for i, (a, b) in enumerate(couples)
     )
