@@ -7,13 +7,13 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from ddr_jax.protocols.plain import to_plain
+from ddr_jax.protocols.plain import to_plain, verify
 from ddr_jax.results.render import Document, cells, note, number, table
 from ddr_jax.results.result import Result, load_result
 from ddr_jax.scores import ranking
@@ -22,6 +22,7 @@ from ddr_jax.scores.table import SCORES, arms_of, shown, title, values, with_imp
 from ddr_jax.types import InputError, nearest
 
 FORMAT = 1
+SPLITS, PROTOCOLS = ("train", "validation", "test"), ("protocol", "real_protocol")
 SHOWN_ALONE = ("scores", "key", "interval", "percent", "original_formula")  # settings that change no number compared
 PAIRS_SHOWN = 15  # beyond it, the text shows neighbours in rank only; the JSON holds all
 
@@ -158,17 +159,14 @@ def compare_results(
         InputError: if results differ in real data or settings, share no score, have one seed, or are one method.
     """
     by = by or ("set" if len(results) == 1 else "result")
-    if by not in ("result", "set"):
-        raise InputError(f"Unknown by {by!r}: {nearest(by, ('result', 'set'))}")
-    if not results:
-        raise InputError("There are no results to compare; name two or more, or one of several sets")
+    verify("by", Literal["result", "set"], by)
+    methods = [method for name, result in results.items() for method in _methods(name, result, by, len(results))]
+    if len(methods) < 2:
+        raise InputError("There are not two methods to compare; name more results, or compare by set")
     notes = _check_alike(results, may_differ)
     asked, settings = _shared_scores(results), next(iter(results.values())).settings
     if settings.seeds < 2:
         raise InputError("The results have one seed, which cannot tell methods apart: use --seeds 2 or more")
-    methods = [method for name, result in results.items() for method in _methods(name, result, by, len(results))]
-    if len(methods) < 2:
-        raise InputError("There is one method and nothing to compare it with; name more results, or compare by set")
     rows, accuracies = shown(asked), {arm: _accuracies(results, by, arm) for arm in arms_of(asked)}
     found = values(rows, accuracies, settings.weight)
     compared = dict.fromkeys(with_implied(asked))
@@ -211,37 +209,30 @@ def _accuracies(results: Mapping[str, Result], by: str, arm: str) -> np.ndarray:
 def _check_alike(results: Mapping[str, Result], may_differ: Sequence[str]) -> list[str]:
     """Raises InputError where results cannot be compared; gives notes on what else differs."""
     facts = {name: _facts(result) for name, result in results.items()}
-    (reference, expected), *others = facts.items()
+    reference, expected = next(iter(facts.items()))
     for setting in may_differ:
         if setting not in expected or setting.startswith("real data"):
             raise InputError(f"Unknown setting {setting!r} that may differ: {nearest(setting, expected)}")
     notes = []
     for fact, value in expected.items():
-        for name, found in others:
-            if found.get(fact) == value:
-                continue
-            what = f"Results differ in {fact}: {value} in {reference}, {found[fact]} in {name}"
-            if fact.startswith("real data"):
-                raise InputError(f"{what}; use the same data")
-            if fact not in may_differ:
-                raise InputError(f"{what}; evaluate them by the same settings, or say that it may differ")
-            notes.append(what)
-            break
+        other = next((name for name, found in facts.items() if found[fact] != value), None)
+        if other is None:
+            continue
+        what = f"Results differ in {fact}: {value} in {reference}, {facts[other][fact]} in {other}"
+        if fact not in may_differ:
+            data = fact.startswith("real data")
+            advice = "use the same data" if data else "evaluate them by the same settings, or say that it may differ"
+            raise InputError(f"{what}; {advice}")
+        notes.append(what)
     return notes + list(_notes(results))
 
 
 def _facts(result: Result) -> dict[str, Any]:
     """What must be equal: digests of the real data, and settings by name, those of protocols behind a dot."""
-    splits = result.data["real"].get("splits", {})
-    facts: dict[str, Any] = {
-        f"real data, {split}": splits.get(split, {}).get("digest") for split in ("train", "validation", "test")
-    }
-    for name, value in to_plain(result.settings).items():
-        if name in ("protocol", "real_protocol"):
-            facts |= {f"{name}.{field}": entry for field, entry in value.items()}
-        elif name not in SHOWN_ALONE:
-            facts[name] = value
-    return facts
+    splits, settings = result.data["real"]["splits"], to_plain(result.settings)
+    digests = {f"real data, {split}": splits.get(split, {}).get("digest") for split in SPLITS}
+    protocols = {f"{name}.{field}": entry for name in PROTOCOLS for field, entry in settings.pop(name).items()}
+    return digests | protocols | {name: value for name, value in settings.items() if name not in SHOWN_ALONE}
 
 
 def _notes(results: Mapping[str, Result]) -> Iterator[str]:
@@ -307,9 +298,5 @@ def _weights_table(comparison: Comparison) -> Table:
         tau = ("–" if t is None else f"{t:.2f}" for t in comparison.agreement(score))
         return f"{title(score)}, {SCORES[score].letter}", *tau
 
-    columns = ("score", *(f"{weight:g}" for weight in ranking.WEIGHTS))
-    return table(
-        f"Kendall's τ between the ranking at each weight and that at {comparison.weight:g}",
-        columns,
-        map(row, comparison.ends),
-    )
+    head = f"Kendall's τ between the ranking at each weight and that at {comparison.weight:g}"
+    return table(head, ("score", *(f"{weight:g}" for weight in ranking.WEIGHTS)), map(row, comparison.ends))
