@@ -113,11 +113,6 @@ def test_values_and_level_are_checked(interval, values, level, message):
         interval(values, level=level)
 
 
-def test_too_few_resamples_are_refused():
-    with pytest.raises(InputError, match="resamples is 10"):
-        bootstrap_interval([0.1, 0.2], seed=0, resamples=10)
-
-
 def test_variance_components_worked_by_hand():
     # effects of sets ∓ 2, of seeds ∓ 1, rest ± 0.5: mean squares 2·(4 + 4) = 16, 2·(1 + 1) = 4, 4·0.25 = 1
     values = [[-3 + 0.5, -1 - 0.5], [1 - 0.5, 3 + 0.5]]

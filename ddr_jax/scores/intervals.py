@@ -73,10 +73,8 @@ def bootstrap_interval(values: ArrayLike, seed: int, level: float = 0.95, resamp
     Efron & Tibshirani 1993, An Introduction to the Bootstrap, section 14.3.
 
     Raises:
-        InputError: as `t_interval`, and if there are fewer than 100 resamples.
+        InputError: as `t_interval`.
     """
-    if resamples < 100:
-        raise InputError(f"resamples is {resamples}; expected 100 or more, or the tails hold nothing")
     mean, deviations = _centred(values, level)
     n = deviations.shape[-1]
     if n == 1:
@@ -103,8 +101,12 @@ def variance_components(values: ArrayLike, random: ArrayLike | None = None) -> C
     if values.ndim != 2 or values.shape[1] < 2:
         raise InputError(f"values have shape {values.shape}; expected sets × seeds, with two seeds or more")
     sets, seeds = values.shape
-    within = float(values.var(1, ddof=1).mean())
-    draw = None if random is None else max(0.0, _draw_variance(random, seeds) - within)
+    within, draw = float(values.var(1, ddof=1).mean()), None
+    if random is not None:
+        random = _finite(random)
+        if random.shape != (seeds,):
+            raise InputError(f"random has shape {random.shape}; expected ({seeds},), a value for each seed of the sets")
+        draw = max(0.0, float(random.var(ddof=1)) - within)
     if sets == 1:
         return Components(seed=within, draw=draw)
     by_set, by_seed = (values.mean(axis) - values.mean() for axis in (1, 0))
@@ -116,13 +118,6 @@ def variance_components(values: ArrayLike, random: ArrayLike | None = None) -> C
         rest=rest,
         draw=draw,
     )
-
-
-def _draw_variance(random: ArrayLike, seeds: int) -> float:
-    random = _finite(random)
-    if random.shape != (seeds,):
-        raise InputError(f"random has shape {random.shape}; expected ({seeds},), a value for each seed of the sets")
-    return float(random.var(ddof=1))
 
 
 def _bca_levels(shifts: np.ndarray, deviations: np.ndarray, tails: np.ndarray) -> np.ndarray:
@@ -140,9 +135,8 @@ def _bca_levels(shifts: np.ndarray, deviations: np.ndarray, tails: np.ndarray) -
 def _quantiles(ordered: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """Of each row of ordered (..., B) at its own levels (..., 2), interpolated linearly."""
     position = levels * (ordered.shape[-1] - 1)
-    below = np.floor(position).astype(int)
-    above = np.ceil(position).astype(int)
-    lower, upper = (np.take_along_axis(ordered, i, axis=-1) for i in (below, above))
+    below = np.floor(position)
+    lower, upper = (np.take_along_axis(ordered, i.astype(int), axis=-1) for i in (below, np.ceil(position)))
     return lower + (position - below) * (upper - lower)
 
 

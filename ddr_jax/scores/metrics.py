@@ -110,12 +110,8 @@ def _check_shapes(**arrays: np.ndarray) -> None:
 
 
 def _check_range(name: str, array: np.ndarray) -> None:
-    invalid = np.argwhere(~((array >= 0) & (array <= 1)))  # so that NaN is invalid too
-    if len(invalid) == 0:
-        return
-    where = tuple(int(i) for i in invalid[0])
-    value = array[where]
-    place = f"{name}[{', '.join(map(str, where))}]" if where else name
-    looks_like_percentage = name != "weight" and value > 1
-    advice = ": it looks like a percentage, divide by 100" if looks_like_percentage else ""
-    raise InputError(f"{place} is {value:g}; expected a fraction in [0, 1]{advice}")
+    invalid = np.argwhere(~((array >= 0) & (array <= 1))).tolist()  # so that NaN is invalid too
+    if invalid:
+        where, value = invalid[0], array[tuple(invalid[0])]
+        advice = ": it looks like a percentage, divide by 100" if name != "weight" and value > 1 else ""
+        raise InputError(f"{name}{where or ''} is {value:g}; expected a fraction in [0, 1]{advice}")
