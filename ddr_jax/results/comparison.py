@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from rich.table import Table
-from rich.text import Text
 
 from ddr_jax.protocols.plain import to_plain, verify
-from ddr_jax.results.render import Document, cells, note, number, table
+from ddr_jax.results.render import Document, Part, cells, note, number, table
 from ddr_jax.results.result import Result, load_result
 from ddr_jax.scores import ranking
 from ddr_jax.scores.ranking import POWER, Pair, Ranking
@@ -80,7 +78,7 @@ class Comparison(Document):
         tau = ranking.agreement(*self.ends[score], reference=self.weight)
         return [None if np.isnan(t) else float(t) for t in tau]
 
-    def parts(self) -> Iterator[Table | Text]:
+    def parts(self) -> Iterator[Part]:
         """For each score a ranking and its pairs; over all weights those that have a weight; notes."""
         for score in self.scores:
             yield _ranking_table(self, score)
@@ -260,7 +258,7 @@ def _explain(comparison: Comparison) -> Iterator[str]:
     )
 
 
-def _ranking_table(comparison: Comparison, score: str) -> Table:
+def _ranking_table(comparison: Comparison, score: str) -> Part:
     ranked, row = comparison.rankings[score], SCORES[score]
     at, head, where = "", (), [()] * len(ranked.order)
     if row.letter:
@@ -274,7 +272,7 @@ def _ranking_table(comparison: Comparison, score: str) -> Table:
     return table(f"{title(score)}{at}: {row.meaning}", columns, rows)
 
 
-def _pairs_table(comparison: Comparison, score: str) -> Table:
+def _pairs_table(comparison: Comparison, score: str) -> Part:
     order, pairs = comparison.rankings[score].order, comparison.rankings[score].pairs
     what, named = "pairs", pairs
     if len(pairs) > PAIRS_SHOWN:
@@ -293,7 +291,7 @@ def _pair_cells(pair: Pair, names: Sequence[str]) -> tuple[str, ...]:
     return names[pair.better], names[pair.worse], *difference, *p_values, told, chance, seeds
 
 
-def _weights_table(comparison: Comparison) -> Table:
+def _weights_table(comparison: Comparison) -> Part:
     def row(score: str) -> tuple[str, ...]:
         tau = ("–" if t is None else f"{t:.2f}" for t in comparison.agreement(score))
         return f"{title(score)}, {SCORES[score].letter}", *tau

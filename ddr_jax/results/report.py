@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from rich.table import Table
-from rich.text import Text
-
 from ddr_jax.results.record import Record
-from ddr_jax.results.render import cells, note, number, table
+from ddr_jax.results.render import Part, cells, note, number, table
 from ddr_jax.scores.readout import Rate
 from ddr_jax.scores.table import title
 
 
-def parts(record: Record) -> Iterator[Table | Text]:
+def parts(record: Record) -> Iterator[Part]:
     """Accuracies per arm and scores, with intervals over seeds, and notes."""
     yield _arms_table(record)
     yield _scores_table(record)
@@ -24,7 +21,7 @@ def parts(record: Record) -> Iterator[Table | Text]:
         yield _optimism_table(record)
     if record.variances:
         yield _variances_table(record)
-    yield Text(f"Cost of a set: {record.costs}")
+    yield note(f"Cost of a set: {record.costs}", style="")
     yield from map(note, notes(record))
 
 
@@ -75,7 +72,7 @@ def level(record: Record) -> str:
     return f"{record.settings.level:.0%} interval"
 
 
-def _arms_table(record: Record) -> Table:
+def _arms_table(record: Record) -> Part:
     def rows() -> Iterator[tuple[str, ...]]:
         for arm in arm_names(record):
             students, rate = record.tables[arm], record.readings[arm].rate
@@ -88,7 +85,7 @@ def _arms_table(record: Record) -> Table:
     return table("Test accuracy of each arm", columns, rows())
 
 
-def _scores_table(record: Record) -> Table:
+def _scores_table(record: Record) -> Part:
     def rows() -> Iterator[tuple[str, ...]]:
         for name, summary in record.scores.items():
             score = record.shown[name]
@@ -102,7 +99,7 @@ def _scores_table(record: Record) -> Table:
     return table("Scores", ("score", "set", "mean", level(record), "n", "meaning"), rows())
 
 
-def _rates_table(record: Record) -> Table:
+def _rates_table(record: Record) -> Part:
     columns = ("arm", "set", "rate", "validation", "rate below", "validation below", "rate above", "validation above")
     rows = (
         (arm, choice.set, *(cell for rate in (choice.chosen, choice.below, choice.above) for cell in _rate(rate)))
@@ -118,7 +115,7 @@ def _rate(rate: Rate | None) -> tuple[str, str]:
     return f"{rate.lr:g}", "–" if rate.validation is None else number(rate.validation)
 
 
-def _optimism_table(record: Record) -> Table:
+def _optimism_table(record: Record) -> Part:
     """What a reading on the test set, as ddranking's, would have added: to arms, and to scores."""
     percent = record.settings.percent
     rows = [(arm, *cells(record.optimism[arm], percent)) for arm in arm_names(record) if arm in record.optimism]
@@ -129,7 +126,7 @@ def _optimism_table(record: Record) -> Table:
     return table("Optimism: what choosing on the test set would add", ("of", "mean", level(record), "n"), rows)
 
 
-def _variances_table(record: Record) -> Table:
+def _variances_table(record: Record) -> Part:
     """Standard deviations, which are in the units of accuracies."""
     rows = []
     for arm, found in record.variances.items():
