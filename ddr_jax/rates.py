@@ -46,7 +46,7 @@ def halved(settings: Settings, tried: Result) -> Settings:
         kept = {rate for arm in tried.tables if arm.startswith(arms) for rate in _better_half(tried, arm)}
         return tuple(rate for rate in rates if rate in kept) or rates
 
-    protocol, of_real = settings.protocol, settings.real_protocol
+    protocol, of_real = (getattr(settings, name) for name in ("protocol", "real_protocol"))
     shared = ("syn-",) if settings.random_lr else ("syn-", "rdm-")
     return replace(
         settings,

@@ -247,15 +247,11 @@ def _notes(results: Mapping[str, Result]) -> Iterator[str]:
 
 
 def _explain(comparison: Comparison) -> Iterator[str]:
-    yield (
-        "Methods that share a letter cannot be told apart: paired t-tests over seeds, corrected by Holm for all pairs "
-        f"of a score, level {comparison.level:g}. Intervals are each row's alone."
-    )
+    tests = f"paired t-tests over seeds, corrected by Holm for all pairs of a score, level {comparison.level:g}"
+    yield f"Methods that share a letter cannot be told apart: {tests}. Intervals are each row's alone."
     yield "Intervals and tests are about other seeds, on these sets and these test images."
-    yield (
-        "chance: that the better method scores better on a new seed, with its interval. seeds: how many would tell a "
-        f"pair apart in {POWER:.0%} of trials, if it differs as observed."
-    )
+    yield "chance: that the better method scores better on a new seed, with its interval."
+    yield f"seeds: how many would tell a pair apart in {POWER:.0%} of trials, if it differs as observed."
 
 
 def _ranking_table(comparison: Comparison, score: str) -> Part:

@@ -41,10 +41,8 @@ class Costs:
         if self.labels != "teacher":
             return f"{images}; {self.labels} labels {human(self.labels_stored)}"
         weights = "weights" if self.labels_recomputed is None else f"{human(self.labels_recomputed)} of weights"
-        return (
-            f"{images}; teachers' labels {human(self.labels_stored)} if kept, or {weights} and "
-            f"{self.teacher_passes:,} forward passes per training"
-        )
+        recomputed = f"{weights} and {self.teacher_passes:,} forward passes per training"
+        return f"{images}; teachers' labels {human(self.labels_stored)} if kept, or {recomputed}"
 
 
 def label_cost(

@@ -69,7 +69,9 @@ def note(text: str, style: str = "yellow") -> Text:
 
 
 def number(value: Any, percent: bool = False) -> str:
-    """A fraction to four digits, or a percentage to two."""
+    """A fraction to four digits, or a percentage to two; a dash for None."""
+    if value is None:
+        return "–"
     return f"{100 * value:.2f} %" if percent else f"{value:.4f}"
 
 

@@ -29,10 +29,7 @@ def notes(record: Record) -> Iterator[str]:
     """What a reader must know besides the numbers."""
     settings = record.settings
     if record.diverged:
-        yield (
-            f"{record.diverged} students diverged (weights not finite); their accuracies count as measured: "
-            "try a lower learning rate"
-        )
+        yield f"{record.diverged} students diverged (weights not finite) and count as measured: lower the learning rate"
     if settings.real_accuracy is not None and "real-hard" in record.taken:
         yield f"acc(real, hard) was given as {settings.real_accuracy}, not measured; intervals take it as exact"
     if settings.protocol.readout == "best":
@@ -55,10 +52,8 @@ def _edges(record: Record) -> Iterator[str]:
             if choice.edge is not None:
                 at_end.setdefault((choice.edge, choice.chosen.lr), {})[arm] = None
     for (edge, lr), arms in at_end.items():
-        yield (
-            f"The {edge} rate of the grid, {lr:g}, was chosen in {', '.join(arms)}: a better one may lie beyond it; "
-            "extend the grid (--extend-grid 3)"
-        )
+        chosen = f"The {edge} rate of the grid, {lr:g}, was chosen in {', '.join(arms)}"
+        yield f"{chosen}: a better one may lie beyond it; extend the grid (--extend-grid 3)"
 
 
 def arm_names(record: Record) -> list[str]:
@@ -89,12 +84,10 @@ def _scores_table(record: Record) -> Part:
     def rows() -> Iterator[tuple[str, ...]]:
         for name, summary in record.scores.items():
             score = record.shown[name]
-            percent, meaning = record.settings.percent and score.of_accuracies, score.meaning
-            for where, interval in summary.sets.items():
-                yield title(name), where, *cells(interval, percent), meaning
-                meaning = ""
-            if len(summary.sets) > 1:
-                yield title(name), "mean over sets", *cells(summary.overall, percent), ""
+            together = [("mean over sets", summary.overall)] if len(summary.sets) > 1 else []
+            for line, (where, interval) in enumerate([*summary.sets.items(), *together]):
+                numbers = cells(interval, record.settings.percent and score.of_accuracies)
+                yield title(name), where, *numbers, "" if line else score.meaning
 
     return table("Scores", ("score", "set", "mean", level(record), "n", "meaning"), rows())
 
@@ -110,9 +103,7 @@ def _rates_table(record: Record) -> Part:
 
 
 def _rate(rate: Rate | None) -> tuple[str, str]:
-    if rate is None:
-        return "–", "–"
-    return f"{rate.lr:g}", "–" if rate.validation is None else number(rate.validation)
+    return ("–", "–") if rate is None else (f"{rate.lr:g}", number(rate.validation))
 
 
 def _optimism_table(record: Record) -> Part:
@@ -128,11 +119,7 @@ def _optimism_table(record: Record) -> Part:
 
 def _variances_table(record: Record) -> Part:
     """Standard deviations, which are in the units of accuracies."""
-    rows = []
-    for arm, found in record.variances.items():
-        deviations = (
-            "–" if v is None else f"{math.sqrt(v):.4f}" for v in (found.seed, found.set, found.rest, found.draw)
-        )
-        rows.append((arm, *deviations))
+    origins = ((arm, (found.seed, found.set, found.rest, found.draw)) for arm, found in record.variances.items())
+    rows = ((arm, *(number(variance and math.sqrt(variance)) for variance in found)) for arm, found in origins)
     columns = ("arm", "by seed", "by set", "rest", "draw of random images")
     return table("Standard deviation of accuracies, by origin", columns, rows)
