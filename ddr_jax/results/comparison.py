@@ -17,7 +17,7 @@ from ddr_jax.results.result import Result, load_result
 from ddr_jax.scores import ranking
 from ddr_jax.scores.ranking import POWER, Pair, Ranking
 from ddr_jax.scores.table import SCORES, arms_of, shown, title, values, with_implied
-from ddr_jax.types import InputError, nearest
+from ddr_jax.types import InputError
 
 FORMAT = 1
 SPLITS, PROTOCOLS = ("train", "validation", "test"), ("protocol", "real_protocol")
@@ -208,9 +208,8 @@ def _check_alike(results: Mapping[str, Result], may_differ: Sequence[str]) -> li
     """Raises InputError where results cannot be compared; gives notes on what else differs."""
     facts = {name: _facts(result) for name, result in results.items()}
     reference, expected = next(iter(facts.items()))
-    for setting in may_differ:
-        if setting not in expected or setting.startswith("real data"):
-            raise InputError(f"Unknown setting {setting!r} that may differ: {nearest(setting, expected)}")
+    settings = Literal[tuple(fact for fact in expected if not fact.startswith("real data"))]
+    verify("setting that may differ", tuple[settings, ...], tuple(may_differ))
     notes = []
     for fact, value in expected.items():
         other = next((name for name, found in facts.items() if found[fact] != value), None)
