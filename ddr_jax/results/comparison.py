@@ -137,9 +137,8 @@ def load_results(*paths: str | Path) -> dict[str, Result]:
     if len({path.resolve() for path in paths}) < len(paths):
         raise InputError("A result is named twice; name each file once")
     stems = [path.stem for path in paths]
-    return {
-        path.stem if stems.count(path.stem) == 1 else str(path.with_suffix("")): load_result(path) for path in paths
-    }
+    names = (path.stem if stems.count(path.stem) == 1 else str(path.with_suffix("")) for path in paths)
+    return dict(zip(names, map(load_result, paths), strict=True))
 
 
 def compare_results(

@@ -146,10 +146,8 @@ class Record:
 
     def _summary(self, values: np.ndarray, names: tuple[str, ...]) -> Summary:
         """Over seeds: sets that share a seed share initial weights, so their mean is one draw per seed."""
-        return Summary(
-            overall=self._interval(values.mean(0)),
-            sets={name: self._interval(row) for name, row in zip(names, values, strict=True)},
-        )
+        sets = {name: self._interval(row) for name, row in zip(names, values, strict=True)}
+        return Summary(self._interval(values.mean(0)), sets)
 
     def _interval(self, values: np.ndarray) -> Interval:
         if self.settings.interval == "bootstrap":

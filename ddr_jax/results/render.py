@@ -41,10 +41,7 @@ class Document(abc.ABC):
     def show(self) -> None:
         """Prints it: as wide as the terminal, or as `str` gives it into a file or a pipe."""
         console = Console()
-        if console.is_terminal:
-            _print(self, console)
-        else:
-            print(self)
+        _print(self, console) if console.is_terminal else print(self)
 
     def save(self, path: str | Path) -> None:
         """Writes `to_json`, whole or not at all."""

@@ -15,12 +15,8 @@ def parts(record: Record) -> Iterator[Part]:
     """Accuracies per arm and scores, with intervals over seeds, and notes."""
     yield _arms_table(record)
     yield _scores_table(record)
-    if record.choices:
-        yield _rates_table(record)
-    if record.optimism:
-        yield _optimism_table(record)
-    if record.variances:
-        yield _variances_table(record)
+    further = (record.choices, _rates_table), (record.optimism, _optimism_table), (record.variances, _variances_table)
+    yield from (make(record) for found, make in further if found)
     yield note(f"Cost of a set: {record.costs}", style="")
     yield from map(note, notes(record))
 
