@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from ddr_jax.protocols.protocol import Protocol
 from ddr_jax.protocols.settings import Settings
 from ddr_jax.results.result import Result
 
+OF_REAL = ("real-hard", "teacher")  # arms of the real data, which have a grid of their own
 FRACTION = 4  # halving tries the whole grid for 1 / FRACTION of the epochs
 
 
@@ -22,16 +22,13 @@ def extended(result: Result) -> Settings | None:
     """
     settings, at_ends = result.settings, {"protocol": set(), "real_protocol": set()}
     for arm, found in result.choices.items():
-        own = "real_protocol" if arm in ("real-hard", "teacher") else "protocol"
+        own = "real_protocol" if arm in OF_REAL else "protocol"
         if result.tables[arm].lrs == getattr(settings, own).lr:  # not a grid that was given for this arm alone
             at_ends[own] |= {choice.edge for choice in found} - {None}
     if not any(at_ends.values()):
         return None
-    longer = {
-        name: replace(getattr(settings, name), lr=_longer(getattr(settings, name).lr, ends))
-        for name, ends in at_ends.items()
-    }
-    return replace(settings, **longer)
+    protocols = ((name, getattr(settings, name), ends) for name, ends in at_ends.items())
+    return replace(settings, **{name: replace(own, lr=_longer(own.lr, ends)) for name, own, ends in protocols})
 
 
 def shortened(settings: Settings) -> Settings:
@@ -45,25 +42,19 @@ def halved(settings: Settings, tried: Result) -> Settings:
     Arms with one grid keep every rate that is in the better half of any of them, so that each has the same tries.
     """
 
-    def better(arms: tuple[str, ...], rates: tuple[float, ...]) -> tuple[float, ...]:
-        kept = [_better_half(tried, arm) for arm in arms if arm in tried.tables]
-        return tuple(rate for rate in rates if any(rate in half for half in kept)) or rates
+    def better(rates: tuple[float, ...], *arms: str) -> tuple[float, ...]:
+        kept = {rate for arm in tried.tables if arm.startswith(arms) for rate in _better_half(tried, arm)}
+        return tuple(rate for rate in rates if rate in kept) or rates
 
-    tables = set(tried.tables)
-    of_sets = tuple(sorted(arm for arm in tables if arm.startswith("syn-")))
-    of_baselines = tuple(sorted(arm for arm in tables if arm.startswith("rdm-")))
-    shared = of_sets + of_baselines if settings.random_lr is None else of_sets
-    grids: dict[str, Any] = {
-        "protocol": replace(settings.protocol, lr=better(shared, settings.protocol.lr)),
-        "real_protocol": replace(
-            settings.real_protocol, lr=better(("real-hard", "teacher"), settings.real_protocol.lr)
-        ),
-    }
-    if settings.hard_lr is not None:
-        grids["hard_lr"] = better(("syn-hard",), settings.hard_lr)
-    if settings.random_lr is not None:
-        grids["random_lr"] = better(of_baselines, settings.random_lr)
-    return replace(settings, **grids)
+    protocol, of_real = (getattr(settings, name) for name in ("protocol", "real_protocol"))
+    shared = ("syn-",) if settings.random_lr else ("syn-", "rdm-")
+    return replace(
+        settings,
+        protocol=replace(protocol, lr=better(protocol.lr, *shared)),
+        real_protocol=replace(of_real, lr=better(of_real.lr, *OF_REAL)),
+        hard_lr=settings.hard_lr and better(settings.hard_lr, "syn-hard"),
+        random_lr=settings.random_lr and better(settings.random_lr, "rdm-"),
+    )
 
 
 def _longer(rates: tuple[float, ...], ends: set[str]) -> tuple[float, ...]:

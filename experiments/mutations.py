@@ -438,7 +438,7 @@ MUTATIONS: list[Mutation] = [
         ("[(1 - level) / 2, (1 + level) / 2]", "[(1 - level) / 2.2, (1 + level) / 2]"),
         ("0.5 * (np.abs(shifts)", "0.55 * (np.abs(shifts)"),
         ("values.var(1, ddof=1)", "values.var(1, ddof=1.1)"),
-        ("random.var(ddof=1)", "random.var(ddof=1.1)"),
+        ("_finite(random), ddof=1)", "_finite(random), ddof=1.1)"),
     ),
     *_of(
         "scores/ranking.py",

@@ -119,8 +119,8 @@ def test_a_setting_may_differ_by_name_and_is_noted():
 @pytest.mark.parametrize(
     ("results", "options", "message"),
     [
-        ({}, {}, "no results"),
-        ({"one": result()}, {}, "one method"),
+        ({}, {}, "not two methods"),
+        ({"one": result()}, {}, "not two methods"),
         (three(seeds=1), {}, "one seed"),
         (three(), {"by": "sets"}, "did you mean 'set'"),
         (three(), {"may_differ": ["protocol.widht"]}, r"did you mean 'protocol\.width'"),

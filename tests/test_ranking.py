@@ -127,10 +127,10 @@ def test_a_ranking_orders_names_groups_and_pairs():
     assert ranking.order[0] == 1
     assert ranking.letters == ("b", "a", "b")
     assert [pair.distinct for pair in ranking.pairs] == [True, True, False]
-    assert ranking.pairs[2].seeds > 5
+    assert ranking.pairs[2].seeds_to_separate > 5
     for pair in ranking.pairs:
         assert pair.difference.mean >= 0
-        assert pair.adjusted >= pair.p
+        assert pair.p_holm >= pair.p
 
 
 def test_where_lower_is_better_the_lowest_mean_comes_first():
@@ -146,7 +146,7 @@ def test_where_lower_is_better_the_lowest_mean_comes_first():
 
 def test_a_ranking_is_at_five_percent_with_a_power_of_80_if_nobody_says_otherwise():
     scores = np.random.default_rng(2).normal(0, 0.01, (3, 5)) + np.array([0.5, 0.8, 0.501])[:, None]
-    assert rank(scores) == rank(scores, level=0.05, power=0.8)
+    assert rank(scores) == rank(scores, level=0.05)
     differences = scores[0] - scores[2]
     assert seeds_to_separate(*scores[[0, 2]]) == seeds_to_separate(*scores[[0, 2]], power=0.8, level=0.05)
     effect = differences.mean() / differences.std(ddof=1)
@@ -161,7 +161,7 @@ def test_a_lone_method_is_a_group_without_pairs():
 def test_a_method_and_itself_are_not_told_apart():
     ranking = rank([SCORES[0], SCORES[0]])
     assert ranking.letters == ("a", "a")
-    assert (ranking.pairs[0].adjusted, ranking.pairs[0].seeds) == (1, None)
+    assert (ranking.pairs[0].p_holm, ranking.pairs[0].seeds_to_separate) == (1, None)
 
 
 @pytest.mark.parametrize(
@@ -170,10 +170,9 @@ def test_a_method_and_itself_are_not_told_apart():
         (lambda: rank([[0.1], [0.2]]), "two seeds or more"),
         (lambda: rank([[0.1, np.nan]]), "not all finite"),
         (lambda: rank(SCORES, level=5), "level is"),
-        (lambda: seeds_to_separate(*SCORES, power=80), "power is 80"),
     ],
 )
-def test_scores_level_and_power_are_checked(call, message):
+def test_scores_and_level_are_checked(call, message):
     with pytest.raises(InputError, match=message):
         call()
 

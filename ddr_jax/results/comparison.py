@@ -7,21 +7,20 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from rich.table import Table
-from rich.text import Text
 
-from ddr_jax.protocols.plain import to_plain
-from ddr_jax.results.render import Document, cells, note, number, table
+from ddr_jax.protocols.plain import to_plain, verify
+from ddr_jax.results.render import Document, Part, cells, note, number, table
 from ddr_jax.results.result import Result, load_result
 from ddr_jax.scores import ranking
 from ddr_jax.scores.ranking import POWER, Pair, Ranking
 from ddr_jax.scores.table import SCORES, arms_of, shown, title, values, with_implied
-from ddr_jax.types import InputError, nearest
+from ddr_jax.types import InputError
 
 FORMAT = 1
+SPLITS, PROTOCOLS = ("train", "validation", "test"), ("protocol", "real_protocol")
 SHOWN_ALONE = ("scores", "key", "interval", "percent", "original_formula")  # settings that change no number compared
 PAIRS_SHOWN = 15  # beyond it, the text shows neighbours in rank only; the JSON holds all
 
@@ -79,7 +78,7 @@ class Comparison(Document):
         tau = ranking.agreement(*self.ends[score], reference=self.weight)
         return [None if np.isnan(t) else float(t) for t in tau]
 
-    def parts(self) -> Iterator[Table | Text]:
+    def parts(self) -> Iterator[Part]:
         """For each score a ranking and its pairs; over all weights those that have a weight; notes."""
         for score in self.scores:
             yield _ranking_table(self, score)
@@ -112,7 +111,9 @@ class Comparison(Document):
             }
             for place, m in enumerate(ranked.order)
         ]
-        pairs = [_pair_to_json(pair, self.names) for pair in ranked.pairs]
+        pairs = [
+            asdict(pair) | {"better": self.names[pair.better], "worse": self.names[pair.worse]} for pair in ranked.pairs
+        ]
         stable = {"stability": self._weights_to_json(score)} if score in self.ends else {}
         return {"ranking": rows, "pairs": pairs, **stable}
 
@@ -136,9 +137,8 @@ def load_results(*paths: str | Path) -> dict[str, Result]:
     if len({path.resolve() for path in paths}) < len(paths):
         raise InputError("A result is named twice; name each file once")
     stems = [path.stem for path in paths]
-    return {
-        path.stem if stems.count(path.stem) == 1 else str(path.with_suffix("")): load_result(path) for path in paths
-    }
+    names = (path.stem if stems.count(path.stem) == 1 else str(path.with_suffix("")) for path in paths)
+    return dict(zip(names, map(load_result, paths), strict=True))
 
 
 def compare_results(
@@ -156,17 +156,14 @@ def compare_results(
         InputError: if results differ in real data or settings, share no score, have one seed, or are one method.
     """
     by = by or ("set" if len(results) == 1 else "result")
-    if by not in ("result", "set"):
-        raise InputError(f"Unknown by {by!r}: {nearest(by, ('result', 'set'))}")
-    if not results:
-        raise InputError("There are no results to compare; name two or more, or one of several sets")
+    verify("by", Literal["result", "set"], by)
+    methods = [method for name, result in results.items() for method in _methods(name, result, by, len(results))]
+    if len(methods) < 2:
+        raise InputError("There are not two methods to compare; name more results, or compare by set")
     notes = _check_alike(results, may_differ)
     asked, settings = _shared_scores(results), next(iter(results.values())).settings
     if settings.seeds < 2:
         raise InputError("The results have one seed, which cannot tell methods apart: use --seeds 2 or more")
-    methods = [method for name, result in results.items() for method in _methods(name, result, by, len(results))]
-    if len(methods) < 2:
-        raise InputError("There is one method and nothing to compare it with; name more results, or compare by set")
     rows, accuracies = shown(asked), {arm: _accuracies(results, by, arm) for arm in arms_of(asked)}
     found = values(rows, accuracies, settings.weight)
     compared = dict.fromkeys(with_implied(asked))
@@ -209,37 +206,29 @@ def _accuracies(results: Mapping[str, Result], by: str, arm: str) -> np.ndarray:
 def _check_alike(results: Mapping[str, Result], may_differ: Sequence[str]) -> list[str]:
     """Raises InputError where results cannot be compared; gives notes on what else differs."""
     facts = {name: _facts(result) for name, result in results.items()}
-    (reference, expected), *others = facts.items()
-    for setting in may_differ:
-        if setting not in expected or setting.startswith("real data"):
-            raise InputError(f"Unknown setting {setting!r} that may differ: {nearest(setting, expected)}")
+    reference, expected = next(iter(facts.items()))
+    settings = Literal[tuple(fact for fact in expected if not fact.startswith("real data"))]
+    verify("setting that may differ", tuple[settings, ...], tuple(may_differ))
     notes = []
     for fact, value in expected.items():
-        for name, found in others:
-            if found.get(fact) == value:
-                continue
-            what = f"Results differ in {fact}: {value} in {reference}, {found[fact]} in {name}"
-            if fact.startswith("real data"):
-                raise InputError(f"{what}; use the same data")
-            if fact not in may_differ:
-                raise InputError(f"{what}; evaluate them by the same settings, or say that it may differ")
-            notes.append(what)
-            break
+        other = next((name for name, found in facts.items() if found[fact] != value), None)
+        if other is None:
+            continue
+        what = f"Results differ in {fact}: {value} in {reference}, {facts[other][fact]} in {other}"
+        if fact not in may_differ:
+            data = fact.startswith("real data")
+            advice = "use the same data" if data else "evaluate them by the same settings, or say that it may differ"
+            raise InputError(f"{what}; {advice}")
+        notes.append(what)
     return notes + list(_notes(results))
 
 
 def _facts(result: Result) -> dict[str, Any]:
     """What must be equal: digests of the real data, and settings by name, those of protocols behind a dot."""
-    splits = result.data["real"].get("splits", {})
-    facts: dict[str, Any] = {
-        f"real data, {split}": splits.get(split, {}).get("digest") for split in ("train", "validation", "test")
-    }
-    for name, value in to_plain(result.settings).items():
-        if name in ("protocol", "real_protocol"):
-            facts |= {f"{name}.{field}": entry for field, entry in value.items()}
-        elif name not in SHOWN_ALONE:
-            facts[name] = value
-    return facts
+    splits, settings = result.data["real"]["splits"], to_plain(result.settings)
+    digests = {f"real data, {split}": splits.get(split, {}).get("digest") for split in SPLITS}
+    protocols = {f"{name}.{field}": entry for name in PROTOCOLS for field, entry in settings.pop(name).items()}
+    return digests | protocols | {name: value for name, value in settings.items() if name not in SHOWN_ALONE}
 
 
 def _notes(results: Mapping[str, Result]) -> Iterator[str]:
@@ -256,18 +245,14 @@ def _notes(results: Mapping[str, Result]) -> Iterator[str]:
 
 
 def _explain(comparison: Comparison) -> Iterator[str]:
-    yield (
-        "Methods that share a letter cannot be told apart: paired t-tests over seeds, corrected by Holm for all pairs "
-        f"of a score, level {comparison.level:g}. Intervals are each row's alone."
-    )
+    tests = f"paired t-tests over seeds, corrected by Holm for all pairs of a score, level {comparison.level:g}"
+    yield f"Methods that share a letter cannot be told apart: {tests}. Intervals are each row's alone."
     yield "Intervals and tests are about other seeds, on these sets and these test images."
-    yield (
-        "chance: that the better method scores better on a new seed, with its interval. seeds: how many would tell a "
-        f"pair apart in {POWER:.0%} of trials, if it differs as observed."
-    )
+    yield "chance: that the better method scores better on a new seed, with its interval."
+    yield f"seeds: how many would tell a pair apart in {POWER:.0%} of trials, if it differs as observed."
 
 
-def _ranking_table(comparison: Comparison, score: str) -> Table:
+def _ranking_table(comparison: Comparison, score: str) -> Part:
     ranked, row = comparison.rankings[score], SCORES[score]
     at, head, where = "", (), [()] * len(ranked.order)
     if row.letter:
@@ -281,7 +266,7 @@ def _ranking_table(comparison: Comparison, score: str) -> Table:
     return table(f"{title(score)}{at}: {row.meaning}", columns, rows)
 
 
-def _pairs_table(comparison: Comparison, score: str) -> Table:
+def _pairs_table(comparison: Comparison, score: str) -> Part:
     order, pairs = comparison.rankings[score].order, comparison.rankings[score].pairs
     what, named = "pairs", pairs
     if len(pairs) > PAIRS_SHOWN:
@@ -294,33 +279,16 @@ def _pairs_table(comparison: Comparison, score: str) -> Table:
 
 def _pair_cells(pair: Pair, names: Sequence[str]) -> tuple[str, ...]:
     difference = cells(pair.difference)[:2]
-    p_values = ("<0.0001" if p < 0.0001 else number(p) for p in (pair.p, pair.adjusted))
+    p_values = ("<0.0001" if p < 0.0001 else number(p) for p in (pair.p, pair.p_holm))
     chance = f"{pair.chance.value:.2f} ({pair.chance.low:.2f} … {pair.chance.high:.2f})"
-    told = ("yes" if pair.distinct else "no", chance, "–" if pair.seeds is None else str(pair.seeds))
-    return names[pair.better], names[pair.worse], *difference, *p_values, *told
+    told, seeds = "yes" if pair.distinct else "no", str(pair.seeds_to_separate or "–")
+    return names[pair.better], names[pair.worse], *difference, *p_values, told, chance, seeds
 
 
-def _weights_table(comparison: Comparison) -> Table:
+def _weights_table(comparison: Comparison) -> Part:
     def row(score: str) -> tuple[str, ...]:
         tau = ("–" if t is None else f"{t:.2f}" for t in comparison.agreement(score))
         return f"{title(score)}, {SCORES[score].letter}", *tau
 
-    columns = ("score", *(f"{weight:g}" for weight in ranking.WEIGHTS))
-    return table(
-        f"Kendall's τ between the ranking at each weight and that at {comparison.weight:g}",
-        columns,
-        map(row, comparison.ends),
-    )
-
-
-def _pair_to_json(pair: Pair, names: Sequence[str]) -> dict[str, Any]:
-    return {
-        "better": names[pair.better],
-        "worse": names[pair.worse],
-        "difference": pair.difference.to_json(),
-        "p": pair.p,
-        "p_holm": pair.adjusted,
-        "distinct": pair.distinct,
-        "chance": asdict(pair.chance),
-        "seeds_to_separate": pair.seeds,
-    }
+    head = f"Kendall's τ between the ranking at each weight and that at {comparison.weight:g}"
+    return table(head, ("score", *(f"{weight:g}" for weight in ranking.WEIGHTS)), map(row, comparison.ends))

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 from ddr_jax.protocols.protocol import Protocol
-from ddr_jax.types import InputError
 
 FLOAT = 4  # bytes of a float32
 UNITS = ("B", "kB", "MB", "GB", "TB", "PB")  # powers of 1,000
@@ -42,10 +41,8 @@ class Costs:
         if self.labels != "teacher":
             return f"{images}; {self.labels} labels {human(self.labels_stored)}"
         weights = "weights" if self.labels_recomputed is None else f"{human(self.labels_recomputed)} of weights"
-        return (
-            f"{images}; teachers' labels {human(self.labels_stored)} if kept, or {weights} and "
-            f"{self.teacher_passes:,} forward passes per training"
-        )
+        recomputed = f"{weights} and {self.teacher_passes:,} forward passes per training"
+        return f"{images}; teachers' labels {human(self.labels_stored)} if kept, or {recomputed}"
 
 
 def label_cost(
@@ -59,20 +56,12 @@ def label_cost(
 
     `teacher_parameters` counts the numbers that one teacher consists of, running statistics included, and `teachers`
     how many there are; both matter only where the protocol's labels are a teacher's.
-
-    Raises:
-        InputError: if a size is not 1 or more.
     """
-    for name, size in (*(("images", size) for size in images), ("num_classes", num_classes), ("teachers", teachers)):
-        if size < 1:
-            raise InputError(f"{name} has size {size}; expected 1 or more")
     n, pixels = images[0], math.prod(images)
     by_teacher = protocol.labels == "teacher"
-    stored = {
-        "hard": n * _index_bytes(num_classes),
-        "soft": n * num_classes * FLOAT,
-        "teacher": protocol.epochs * n * num_classes * FLOAT,
-    }
+    index = max(1, math.ceil((num_classes - 1).bit_length() / 8))  # bytes of a class index
+    logits = n * num_classes * FLOAT
+    stored = {"hard": n * index, "soft": logits, "teacher": protocol.epochs * logits}
     weights = teachers * teacher_parameters * FLOAT if by_teacher and teacher_parameters is not None else None
     return Costs(
         images_uint8=pixels,
@@ -91,8 +80,3 @@ def human(size: int) -> str:
     value /= 1000**power
     digits = max(0, 2 - int(math.log10(max(value, 1)))) if power else 0
     return f"{value:.{digits}f} {UNITS[power]}"
-
-
-def _index_bytes(num_classes: int) -> int:
-    """Bytes of a class index: ⌈log₂ C / 8⌉, at least 1."""
-    return max(1, math.ceil((num_classes - 1).bit_length() / 8))

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from rich.table import Table
-from rich.text import Text
 
-from ddr_jax.results.render import Document, number, span, table
+from ddr_jax.results.render import Document, Part, note, number, span, table
 from ddr_jax.results.report import level
 from ddr_jax.results.result import Result
 from ddr_jax.scores.intervals import Interval, t_interval
@@ -47,35 +45,29 @@ class CrossArchitecture(Document):
         means = self.matrices[name].mean(-1)
         return means.max(0) if self._first.shown[name].lower_is_better else means.min(0)
 
-    def parts(self) -> Iterator[Table | Text]:
+    def parts(self) -> Iterator[Part]:
         """A matrix per score: sets by students, mean over students with its interval, worst."""
         columns = ("set", *self.results, "mean", level(self._first), "worst")
         for name in self.matrices:
             yield table(f"{title(name)} by student", columns, self._rows(name))
-        yield Text("Mean and interval are over these students, within each seed; other architectures may differ.")
+        yield note("Mean and interval are over these students, within each seed; other architectures may differ.")
 
     def _rows(self, name: str) -> Iterator[tuple[str, ...]]:
-        each, worst = self.matrices[name].mean(-1), self.worst(name)
-        for d, (of, mean) in enumerate(zip(self._first.data_names, self.means(name), strict=True)):
-            yield of, *map(number, (*each[:, d], mean.mean)), span(mean.low, mean.high), number(worst[d])
+        for row in self._score_to_json(name):
+            means = map(number, (*row["students"].values(), row["mean"]))
+            yield row["set"], *means, span(row["low"], row["high"]), number(row["worst"])
 
     def to_json(self) -> dict[str, Any]:
         """Each score's matrix, mean and worst by set, and every student's whole result."""
-        results = {name: result.to_json() for name, result in self.results.items()}
         return {
             "format": FORMAT,
             "scores": {name: self._score_to_json(name) for name in self.matrices},
-            "results": results,
+            "results": {name: result.to_json() for name, result in self.results.items()},
         }
 
     def _score_to_json(self, name: str) -> list[dict[str, Any]]:
-        each, means, worst = self.matrices[name].mean(-1), self.means(name), self.worst(name)
+        each, worst = self.matrices[name].mean(-1).T.tolist(), self.worst(name).tolist()
         return [
-            {
-                "set": of,
-                "students": dict(zip(self.results, each[:, d].tolist(), strict=True)),
-                **means[d].to_json(),
-                "worst": float(worst[d]),
-            }
-            for d, of in enumerate(self._first.data_names)
+            {"set": of, "students": dict(zip(self.results, row, strict=True)), **mean.to_json(), "worst": least}
+            for of, row, mean, least in zip(self._first.data_names, each, self.means(name), worst, strict=True)
         ]

@@ -27,10 +27,8 @@ def save_picture(record: Record, sets: DistilledSets, real: RealData, path: Path
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
     _draw_images(left, sets, real)
     _draw_arms(right, record)
-    figure.suptitle(
-        "   ".join(f"{title(name)} {summary.overall.mean:.4f}" for name, summary in record.scores.items()),
-        fontsize=12,
-    )
+    scores = (f"{title(name)} {summary.overall.mean:.4f}" for name, summary in record.scores.items())
+    figure.suptitle("   ".join(scores), fontsize=12)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     write_atomically(path, buffer.getvalue())
@@ -61,13 +59,10 @@ def _rows(labels: np.ndarray) -> list[np.ndarray]:
 def _draw_arms(axes, record: Record) -> None:
     names = arm_names(record)[::-1]
     for height, name in enumerate(names):
-        interval = record.accuracies[name].overall
-        bounds = (interval.low, interval.high)
-        error = None if None in bounds else np.abs(np.array(bounds, float)[:, None] - interval.mean)
-        axes.barh(
-            height, interval.mean, xerr=error, color=COLOURS.get(name.split("-")[0], OTHER), capsize=3, height=0.7
-        )
-        axes.text(0.01, height, f"{interval.mean:.4f}", color="white", va="center", fontsize=9)
+        found, colour = record.accuracies[name].overall, COLOURS.get(name.split("-")[0], OTHER)
+        error = None if found.low is None else np.abs(np.array([[found.low], [found.high]], float) - found.mean)
+        axes.barh(height, found.mean, xerr=error, color=colour, capsize=3, height=0.7)
+        axes.text(0.01, height, f"{found.mean:.4f}", color="white", va="center", fontsize=9)
     known = record.settings.real_accuracy
     if known is not None and "real-hard" in record.taken:
         axes.axvline(known, color=COLOURS["real"], linestyle="--", label=f"real-hard, given: {known:g}")

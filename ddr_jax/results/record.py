@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -110,15 +110,12 @@ class Record:
 
     @functools.cached_property
     def score_optimism(self) -> dict[str, Interval]:
-        """Per score, what the reading on the test set (`read_on_test`) would add to it, over seeds."""
+        """Per score, what reading it as ddranking 0.2.0 does, on the test set, would add to it, over seeds."""
         if not self.optimism:
             return {}
-        on_test = self.read_on_test().values
+        protocol = replace(self.settings.protocol, readout="best")
+        on_test = replace(self, settings=replace(self.settings, protocol=protocol)).values
         return {name: self._interval((on_test[name] - values).mean(0)) for name, values in self.values.items()}
-
-    def read_on_test(self) -> Self:
-        """The same students, read as ddranking 0.2.0 reads them: the best epoch and rate on the test set."""
-        return replace(self, settings=replace(self.settings, protocol=replace(self.settings.protocol, readout="best")))
 
     @functools.cached_property
     def variances(self) -> dict[str, Components]:
@@ -149,10 +146,8 @@ class Record:
 
     def _summary(self, values: np.ndarray, names: tuple[str, ...]) -> Summary:
         """Over seeds: sets that share a seed share initial weights, so their mean is one draw per seed."""
-        return Summary(
-            overall=self._interval(values.mean(0)),
-            sets={name: self._interval(row) for name, row in zip(names, values, strict=True)},
-        )
+        sets = {name: self._interval(row) for name, row in zip(names, values, strict=True)}
+        return Summary(self._interval(values.mean(0)), sets)
 
     def _interval(self, values: np.ndarray) -> Interval:
         if self.settings.interval == "bootstrap":

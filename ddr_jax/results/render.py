@@ -5,9 +5,9 @@ from __future__ import annotations
 import abc
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from rich.console import Console
 from rich.table import Table
@@ -17,17 +17,16 @@ from ddr_jax.data.files import write_atomically
 from ddr_jax.scores.intervals import Interval
 
 WIDTH = 120  # characters, where there is no terminal to ask
-WORDS = (  # not numbers
-    *("line", "student", "arm", "set", "score", "of", "meaning", "method"),
-    *("better", "worse", "group", "distinct"),
-)
+# columns that are not numbers
+WORDS = ("line", "student", "arm", "set", "score", "of", "meaning", "method", "better", "worse", "group", "distinct")
+Part: TypeAlias = Table | Text
 
 
 class Document(abc.ABC):
     """What is printed as tables and notes, and saved as JSON."""
 
     @abc.abstractmethod
-    def parts(self) -> Iterable[Table | Text]:
+    def parts(self) -> Iterable[Part]:
         """What is printed, from top to bottom."""
 
     @abc.abstractmethod
@@ -42,10 +41,7 @@ class Document(abc.ABC):
     def show(self) -> None:
         """Prints it: as wide as the terminal, or as `str` gives it into a file or a pipe."""
         console = Console()
-        if console.is_terminal:
-            _print(self, console)
-        else:
-            print(self)
+        _print(self, console) if console.is_terminal else print(self)
 
     def save(self, path: str | Path) -> None:
         """Writes `to_json`, whole or not at all."""
@@ -64,13 +60,15 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     return made
 
 
-def note(text: str) -> Text:
+def note(text: str, style: str = "yellow") -> Text:
     """What a reader must know besides the numbers."""
-    return Text(text, style="yellow")
+    return Text(text, style=style)
 
 
 def number(value: Any, percent: bool = False) -> str:
-    """A fraction to four digits, or a percentage to two."""
+    """A fraction to four digits, or a percentage to two; a dash for None."""
+    if value is None:
+        return "–"
     return f"{100 * value:.2f} %" if percent else f"{value:.4f}"
 
 
@@ -85,11 +83,7 @@ def cells(interval: Interval, percent: bool = False) -> tuple[str, str, str]:
 
 
 def _print(document: Document, console: Console) -> None:
-    console.print(*_spaced(document.parts()), sep="\n")
-
-
-def _spaced(parts: Iterable[Table | Text]) -> Iterator[Table | Text]:
-    for part in parts:
-        yield part
+    for part in document.parts():
+        console.print(part)
         if isinstance(part, Table):
-            yield Text()
+            console.print()

@@ -5,26 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from rich.table import Table
-from rich.text import Text
-
 from ddr_jax.results.record import Record
-from ddr_jax.results.render import cells, note, number, table
+from ddr_jax.results.render import Part, cells, note, number, table
 from ddr_jax.scores.readout import Rate
 from ddr_jax.scores.table import title
 
 
-def parts(record: Record) -> Iterator[Table | Text]:
+def parts(record: Record) -> Iterator[Part]:
     """Accuracies per arm and scores, with intervals over seeds, and notes."""
     yield _arms_table(record)
     yield _scores_table(record)
-    if record.choices:
-        yield _rates_table(record)
-    if record.optimism:
-        yield _optimism_table(record)
-    if record.variances:
-        yield _variances_table(record)
-    yield Text(f"Cost of a set: {record.costs}")
+    further = (record.choices, _rates_table), (record.optimism, _optimism_table), (record.variances, _variances_table)
+    yield from (make(record) for found, make in further if found)
+    yield note(f"Cost of a set: {record.costs}", style="")
     yield from map(note, notes(record))
 
 
@@ -32,10 +25,7 @@ def notes(record: Record) -> Iterator[str]:
     """What a reader must know besides the numbers."""
     settings = record.settings
     if record.diverged:
-        yield (
-            f"{record.diverged} students diverged (weights not finite); their accuracies count as measured: "
-            "try a lower learning rate"
-        )
+        yield f"{record.diverged} students diverged (weights not finite) and count as measured: lower the learning rate"
     if settings.real_accuracy is not None and "real-hard" in record.taken:
         yield f"acc(real, hard) was given as {settings.real_accuracy}, not measured; intervals take it as exact"
     if settings.protocol.readout == "best":
@@ -58,10 +48,8 @@ def _edges(record: Record) -> Iterator[str]:
             if choice.edge is not None:
                 at_end.setdefault((choice.edge, choice.chosen.lr), {})[arm] = None
     for (edge, lr), arms in at_end.items():
-        yield (
-            f"The {edge} rate of the grid, {lr:g}, was chosen in {', '.join(arms)}: a better one may lie beyond it; "
-            "extend the grid (--extend-grid 3)"
-        )
+        chosen = f"The {edge} rate of the grid, {lr:g}, was chosen in {', '.join(arms)}"
+        yield f"{chosen}: a better one may lie beyond it; extend the grid (--extend-grid 3)"
 
 
 def arm_names(record: Record) -> list[str]:
@@ -75,7 +63,7 @@ def level(record: Record) -> str:
     return f"{record.settings.level:.0%} interval"
 
 
-def _arms_table(record: Record) -> Table:
+def _arms_table(record: Record) -> Part:
     def rows() -> Iterator[tuple[str, ...]]:
         for arm in arm_names(record):
             students, rate = record.tables[arm], record.readings[arm].rate
@@ -88,21 +76,19 @@ def _arms_table(record: Record) -> Table:
     return table("Test accuracy of each arm", columns, rows())
 
 
-def _scores_table(record: Record) -> Table:
+def _scores_table(record: Record) -> Part:
     def rows() -> Iterator[tuple[str, ...]]:
         for name, summary in record.scores.items():
             score = record.shown[name]
-            percent, meaning = record.settings.percent and score.of_accuracies, score.meaning
-            for where, interval in summary.sets.items():
-                yield title(name), where, *cells(interval, percent), meaning
-                meaning = ""
-            if len(summary.sets) > 1:
-                yield title(name), "mean over sets", *cells(summary.overall, percent), ""
+            together = [("mean over sets", summary.overall)] if len(summary.sets) > 1 else []
+            for line, (where, interval) in enumerate([*summary.sets.items(), *together]):
+                numbers = cells(interval, record.settings.percent and score.of_accuracies)
+                yield title(name), where, *numbers, "" if line else score.meaning
 
     return table("Scores", ("score", "set", "mean", level(record), "n", "meaning"), rows())
 
 
-def _rates_table(record: Record) -> Table:
+def _rates_table(record: Record) -> Part:
     columns = ("arm", "set", "rate", "validation", "rate below", "validation below", "rate above", "validation above")
     rows = (
         (arm, choice.set, *(cell for rate in (choice.chosen, choice.below, choice.above) for cell in _rate(rate)))
@@ -113,12 +99,10 @@ def _rates_table(record: Record) -> Table:
 
 
 def _rate(rate: Rate | None) -> tuple[str, str]:
-    if rate is None:
-        return "–", "–"
-    return f"{rate.lr:g}", "–" if rate.validation is None else number(rate.validation)
+    return ("–", "–") if rate is None else (f"{rate.lr:g}", number(rate.validation))
 
 
-def _optimism_table(record: Record) -> Table:
+def _optimism_table(record: Record) -> Part:
     """What a reading on the test set, as ddranking's, would have added: to arms, and to scores."""
     percent = record.settings.percent
     rows = [(arm, *cells(record.optimism[arm], percent)) for arm in arm_names(record) if arm in record.optimism]
@@ -129,13 +113,9 @@ def _optimism_table(record: Record) -> Table:
     return table("Optimism: what choosing on the test set would add", ("of", "mean", level(record), "n"), rows)
 
 
-def _variances_table(record: Record) -> Table:
+def _variances_table(record: Record) -> Part:
     """Standard deviations, which are in the units of accuracies."""
-    rows = []
-    for arm, found in record.variances.items():
-        deviations = (
-            "–" if v is None else f"{math.sqrt(v):.4f}" for v in (found.seed, found.set, found.rest, found.draw)
-        )
-        rows.append((arm, *deviations))
+    origins = ((arm, (found.seed, found.set, found.rest, found.draw)) for arm, found in record.variances.items())
+    rows = ((arm, *(number(variance and math.sqrt(variance)) for variance in found)) for arm, found in origins)
     columns = ("arm", "by seed", "by set", "rest", "draw of random images")
     return table("Standard deviation of accuracies, by origin", columns, rows)

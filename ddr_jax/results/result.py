@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Table
-from rich.text import Text
 
 from ddr_jax.protocols.plain import from_plain, to_plain
 from ddr_jax.protocols.settings import Settings
 from ddr_jax.results import report
 from ddr_jax.results.record import Record
-from ddr_jax.results.render import Document
+from ddr_jax.results.render import Document, Part
 from ddr_jax.types import ArmTable, InputError
 
 FORMAT = 2
@@ -25,7 +23,7 @@ FORMAT = 2
 class Result(Record, Document):
     """A record of an evaluation that is printed and saved; read back from its file it is the same."""
 
-    def parts(self) -> Iterable[Table | Text]:
+    def parts(self) -> Iterable[Part]:
         """Accuracies per arm and scores, with intervals over seeds, and notes."""
         return report.parts(self)
 

@@ -34,18 +34,18 @@ class Interval:
 
 @dataclass(frozen=True)
 class Components:
-    """A quantity's variance by origin, in units of the quantity squared; None is what the data cannot tell.
+    """A quantity's variance by origin, in units of the quantity squared.
 
     Attributes:
-        seed: what a seed does to all sets; with a single set, everything that differs between its seeds.
+        seed: what a seed does to all sets.
         set: what a set does in all seeds.
         rest: what a seed does to one set only.
-        draw: which images a random baseline drew.
+        draw: which images a random baseline drew; None where it draws none.
     """
 
     seed: float
-    set: float | None = None
-    rest: float | None = None
+    set: float
+    rest: float
     draw: float | None = None
 
 
@@ -73,10 +73,8 @@ def bootstrap_interval(values: ArrayLike, seed: int, level: float = 0.95, resamp
     Efron & Tibshirani 1993, An Introduction to the Bootstrap, section 14.3.
 
     Raises:
-        InputError: as `t_interval`, and if there are fewer than 100 resamples.
+        InputError: as `t_interval`.
     """
-    if resamples < 100:
-        raise InputError(f"resamples is {resamples}; expected 100 or more, or the tails hold nothing")
     mean, deviations = _centred(values, level)
     n = deviations.shape[-1]
     if n == 1:
@@ -89,7 +87,7 @@ def bootstrap_interval(values: ArrayLike, seed: int, level: float = 0.95, resamp
 
 
 def variance_components(values: ArrayLike, random: ArrayLike | None = None) -> Components:
-    """Splits the variance of values (D, S), sets crossed with seeds, by the moments of a two-way random model.
+    """Splits the variance of values (D, S), two sets or more by two seeds or more, as a two-way random model does.
 
     Searle, Casella & McCulloch 1992, Variance Components, chapter 4. Estimates below 0 are given as 0.
     `random` (S,) is the same quantity of the random baseline, which draws new images for every seed. Its variance
@@ -97,16 +95,12 @@ def variance_components(values: ArrayLike, random: ArrayLike | None = None) -> C
     varies as much on either.
 
     Raises:
-        InputError: if there are fewer than two seeds, their numbers differ, or a value is not finite.
+        InputError: if a value is not finite.
     """
     values = _finite(values)
-    if values.ndim != 2 or values.shape[1] < 2:
-        raise InputError(f"values have shape {values.shape}; expected sets × seeds, with two seeds or more")
     sets, seeds = values.shape
     within = float(values.var(1, ddof=1).mean())
-    draw = None if random is None else max(0.0, _draw_variance(random, seeds) - within)
-    if sets == 1:
-        return Components(seed=within, draw=draw)
+    draw = None if random is None else max(0.0, float(np.var(_finite(random), ddof=1)) - within)
     by_set, by_seed = (values.mean(axis) - values.mean() for axis in (1, 0))
     residuals = values - values.mean() - by_set[:, None] - by_seed
     rest = float((residuals**2).sum() / ((sets - 1) * (seeds - 1)))
@@ -116,13 +110,6 @@ def variance_components(values: ArrayLike, random: ArrayLike | None = None) -> C
         rest=rest,
         draw=draw,
     )
-
-
-def _draw_variance(random: ArrayLike, seeds: int) -> float:
-    random = _finite(random)
-    if random.shape != (seeds,):
-        raise InputError(f"random has shape {random.shape}; expected ({seeds},), a value for each seed of the sets")
-    return float(random.var(ddof=1))
 
 
 def _bca_levels(shifts: np.ndarray, deviations: np.ndarray, tails: np.ndarray) -> np.ndarray:
@@ -140,9 +127,8 @@ def _bca_levels(shifts: np.ndarray, deviations: np.ndarray, tails: np.ndarray) -
 def _quantiles(ordered: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """Of each row of ordered (..., B) at its own levels (..., 2), interpolated linearly."""
     position = levels * (ordered.shape[-1] - 1)
-    below = np.floor(position).astype(int)
-    above = np.ceil(position).astype(int)
-    lower, upper = (np.take_along_axis(ordered, i, axis=-1) for i in (below, above))
+    below = np.floor(position)
+    lower, upper = (np.take_along_axis(ordered, i.astype(int), axis=-1) for i in (below, np.ceil(position)))
     return lower + (position - below) * (upper - lower)
 
 

@@ -96,7 +96,11 @@ def _fractions(**named: ArrayLike) -> list[np.ndarray]:
     """The arrays as float64, after every check that the scores share."""
     arrays = {name: np.asarray(values, np.float64) for name, values in named.items()}
     for name, array in arrays.items():
-        _check_range(name, array)
+        invalid = np.argwhere(~((array >= 0) & (array <= 1))).tolist()  # so that NaN is invalid too
+        if invalid:
+            where, value = invalid[0], array[tuple(invalid[0])]
+            advice = ": it looks like a percentage, divide by 100" if name != "weight" and value > 1 else ""
+            raise InputError(f"{name}{where or ''} is {value:g}; expected a fraction in [0, 1]{advice}")
     _check_shapes(**arrays)
     return list(arrays.values())
 
@@ -107,15 +111,3 @@ def _check_shapes(**arrays: np.ndarray) -> None:
     except ValueError:
         shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
         raise InputError(f"Shapes do not broadcast: {shapes}; give every arm the same leading axes") from None
-
-
-def _check_range(name: str, array: np.ndarray) -> None:
-    invalid = np.argwhere(~((array >= 0) & (array <= 1)))  # so that NaN is invalid too
-    if len(invalid) == 0:
-        return
-    where = tuple(int(i) for i in invalid[0])
-    value = array[where]
-    place = f"{name}[{', '.join(map(str, where))}]" if where else name
-    looks_like_percentage = name != "weight" and value > 1
-    advice = ": it looks like a percentage, divide by 100" if looks_like_percentage else ""
-    raise InputError(f"{place} is {value:g}; expected a fraction in [0, 1]{advice}")

@@ -46,20 +46,20 @@ class Pair:
     Attributes:
         difference: of their means, 0 or more, with the interval of this pair alone.
         p: of the two-sided paired t-test of this pair alone.
-        adjusted: the same after Holm's correction for all pairs.
-        distinct: whether `adjusted` is at most the level.
+        p_holm: the same after Holm's correction for all pairs.
+        distinct: whether `p_holm` is at most the level.
         chance: that `better` scores better on a new seed (see `chance_of_better`).
-        seeds: how many would separate them (see `seeds_to_separate`), where each pair has an equal share of the level.
+        seeds_to_separate: see there; each pair has an equal share of the level.
     """
 
     better: int
     worse: int
     difference: Interval
     p: float
-    adjusted: float
+    p_holm: float
     distinct: bool
     chance: Chance
-    seeds: int | None
+    seeds_to_separate: int | None
 
 
 @dataclass(frozen=True)
@@ -79,17 +79,15 @@ class Ranking:
     letters: tuple[str, ...]
 
 
-def rank(scores: ArrayLike, level: float = LEVEL, power: float = POWER, *, lower_is_better: bool = False) -> Ranking:
+def rank(scores: ArrayLike, level: float = LEVEL, *, lower_is_better: bool = False) -> Ranking:
     """Ranks methods by their mean scores (methods, S) and tests every pair.
 
     The probability that any two equal methods are called distinct is at most `level`; intervals cover 1 − level.
 
     Raises:
-        InputError: if there are fewer than two seeds, a score is not finite, or `level` or `power` is not strictly
-            between 0 and 1.
+        InputError: if there are fewer than two seeds, a score is not finite, or `level` is not in (0, 1).
     """
     scores = np.asarray(scores, np.float64)
-    _check_seeds(scores)
     means = tuple(t_interval(row, 1 - level) for row in scores)
     sign = -1 if lower_is_better else 1
     quality = sign * scores
@@ -103,10 +101,10 @@ def rank(scores: ArrayLike, level: float = LEVEL, power: float = POWER, *, lower
             worse=b,
             difference=t_interval(quality[a] - quality[b], 1 - level),
             p=float(p[i]),
-            adjusted=float(adjusted[i]),
+            p_holm=float(adjusted[i]),
             distinct=bool(adjusted[i] <= level),
             chance=chance_of_better(quality[a], quality[b], 1 - level),
-            seeds=seeds_to_separate(quality[a], quality[b], power, level / len(couples)),
+            seeds_to_separate=seeds_to_separate(quality[a], quality[b], level=level / len(couples)),
         )
         for i, (a, b) in enumerate(couples)
     )
@@ -185,11 +183,8 @@ def seeds_to_separate(a: ArrayLike, b: ArrayLike, power: float = POWER, level: f
     means are equal or a million seeds are too few.
 
     Raises:
-        InputError: as `rank`.
+        InputError: if there are fewer than two seeds.
     """
-    for name, value in (("power", power), ("level", level)):
-        if not 0 < value < 1:
-            raise InputError(f"{name} is {value}; expected strictly between 0 and 1")
     effect, _ = _effect(a, b)
     if effect == 0 or power_of(effect, MANY_SEEDS, level) < power:
         return None
@@ -259,33 +254,20 @@ def first_between(start: ArrayLike, end: ArrayLike) -> tuple[tuple[float, float]
     because the normalisation is slightly convex: different by the size of the variance over seeds, not of the
     deviation.
     """
-    lines = np.stack([np.asarray(ends, np.float64).mean(-1) for ends in (start, end)], -1)
-    return tuple(_first(*(line - lines).T) for line in lines)
+    means = (np.asarray(ends, np.float64).mean(-1) for ends in (start, end))
+    left, right = (mean[:, None] - mean for mean in means)  # each method's leads over all, at both ends
+    with np.errstate(divide="ignore", invalid="ignore"):  # leads that never change are never 0
+        turns = left / (left - right)
+    low, high = np.where(left < 0, turns, 0).max(1), np.where(right < 0, turns, 1).min(1)
+    return tuple((a, b) if a < b else None for a, b in zip(low.tolist(), high.tolist(), strict=True))
 
 
 def _effect(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, int]:
     """Mean / standard deviation (...) of the differences over seeds, infinite where they are equal and not 0."""
     difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
-    _check_seeds(difference)
+    if difference.ndim == 0 or difference.shape[-1] < 2:
+        raise InputError(f"scores have shape {difference.shape}; a comparison needs two seeds or more on the last axis")
     offsets = difference - difference[..., :1]  # exactly 0 where all are equal
     mean, deviation = difference[..., 0] + offsets.mean(-1), offsets.std(-1, ddof=1)
     constant = np.where(mean == 0, 0.0, np.copysign(np.inf, mean))
     return np.divide(mean, deviation, out=constant, where=deviation > 0), difference.shape[-1]
-
-
-def _check_seeds(values: np.ndarray) -> None:
-    if values.ndim == 0 or values.shape[-1] < 2:
-        raise InputError(f"scores have shape {values.shape}; a comparison needs two seeds or more on the last axis")
-
-
-def _first(at_start: np.ndarray, at_end: np.ndarray) -> tuple[float, float] | None:
-    """Where all lines from `at_start` to `at_end` (methods,), one method's leads over all, are 0 or more."""
-    low, high = 0.0, 1.0
-    for left, right in zip(at_start.tolist(), at_end.tolist(), strict=True):
-        if max(left, right) <= 0 and min(left, right) < 0:
-            return None
-        if left < 0:
-            low = max(low, left / (left - right))
-        if right < 0:
-            high = min(high, left / (left - right))
-    return (low, high) if low < high else None
