@@ -211,7 +211,7 @@ def test_weights_start_uniform_in_pytorchs_interval():
 @pytest.mark.parametrize("kind", ["IN", "BN", "LN", "GN"])
 def test_norms_start_as_identity(kind):
     x = jnp.zeros((2, 4, 4, 8))
-    variables = layers.make_norm(kind, name=None).init(jax.random.key(0), x, train=False)
+    variables = layers.NORMS[kind](name=None).init(jax.random.key(0), x, train=False)
     shape = (4, 4, 8) if kind == "LN" else (8,)
     chex.assert_trees_all_equal(variables["params"], {"scale": jnp.ones(shape), "bias": jnp.zeros(shape)})
     statistics = {"mean": jnp.zeros(8), "var": jnp.ones(8)} if kind == "BN" else {}
@@ -335,7 +335,7 @@ def test_vision_transformer_reads_every_whole_patch_and_its_position():
 )
 def test_group_and_layer_norm_equal_flaxs(ours, flax):
     keys = jax.random.split(jax.random.key(0), 3)
-    x = 1 + jax.random.normal(keys[0], (3, 6, 6, 8)) * jnp.arange(1, 9)
+    x = 1 + jax.random.normal(keys[0], (3, 6, 6, 8)) * jnp.arange(1.0, 9.0)
     shapes = jax.eval_shape(lambda: ours.init(keys[0], x, train=False))["params"]
     params = {name: jax.random.normal(key, shapes[name].shape) for name, key in zip(shapes, keys[1:], strict=True)}
     chex.assert_trees_all_close(
@@ -531,7 +531,7 @@ class Keeping(nn.Module):
         (Keeping(), "keeps variables in cache, params"),
         (nn.Sequential((lambda x: x[:, 0, :3, 0],)), "keeps variables in no collection"),
         (Mine, "is no student: give a network's name or a flax.linen module, not its class"),
-        (Described("Mine()"), r"Described\(text='Mine\(\)'\) is no student: .* by their text alone"),
+        (Described("Mine()"), r"Described\(text='Mine\(\)'\) is no student: .* nor its text"),
     ],
 )
 def test_module_that_is_no_student_is_refused_with_the_reason(student, said):

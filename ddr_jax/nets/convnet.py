@@ -29,7 +29,7 @@ class Block(nn.Module):
             x = layers.Conv(block.width, padding=padding, followed_by=block.norm, name="conv")(x)
             if (block.norm, block.activation, block.pooling) == ("IN", "relu", "avgpool"):
                 return layers.InstanceNormReluPool(name="norm")(x)
-            x = layers.make_norm(block.norm, name="norm")(x, train)
+            x = layers.NORMS[block.norm](name="norm")(x, train)
             return POOLS[block.pooling](ACTIVATIONS[block.activation](x))
 
         count = kernels.images_in_cache(x.shape, self.width)

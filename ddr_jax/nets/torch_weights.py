@@ -12,8 +12,8 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
-from ddr_jax.nets import layers, modules
-from ddr_jax.nets.students import Variables, init
+from ddr_jax.nets import layers
+from ddr_jax.nets.students import Own, Variables, init
 from ddr_jax.types import MANY, InputError
 
 KINDS = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
@@ -79,7 +79,7 @@ def to_torch(net: nn.Module, variables: Variables, image_shape: tuple[int, ...])
 def _leaves(net: nn.Module, image_shape: tuple[int, ...]) -> dict[str, Leaf]:
     """Every array of the network by its name in PyTorch."""
     if not isinstance(net, layers.Classifier) or not net.torch_head:
-        name = type(net.module if isinstance(net, modules.Own) else net).__name__
+        name = type(net.module if isinstance(net, Own) else net).__name__
         raise InputError(f"{name} has no counterpart in PyTorch ddranking or torchvision")
     read: dict[tuple[str, ...], int] = {}  # channels of the map that each linear layer reads
     channels = image_shape[-1]

@@ -22,7 +22,7 @@ def _features(x: jax.Array, train: bool, depth: int, norm: str, first_padding: i
             padding = first_padding if index == 0 else 1
             x = layers.Conv(features, padding=padding, followed_by=norm, name=f"features_{index}", **inits)(x)
             if norm != "NN":
-                x = layers.make_norm(norm, name=f"features_{index + 1}")(x, train)
+                x = layers.NORMS[norm](name=f"features_{index + 1}")(x, train)
             x = nn.relu(x)
             index += 2 if norm == "NN" else 3
         x = kernels.max_pool(x)
