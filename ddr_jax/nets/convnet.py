@@ -63,7 +63,6 @@ class ConvNet(layers.Classifier):
 
     def embed(self, images: jax.Array, train: bool) -> jax.Array:
         """The last block's activations (N, F), flattened or averaged per map."""
-        names.check(f"ConvNet-{self.depth}-{self.norm}-{self.activation}-{self.pooling}", images.shape[1:])
         x = images
         for index, block in enumerate(self.blocks):
             x = block(x, train, padding=1 + (names.border(images.shape[1:]) if index == 0 else 0))

@@ -91,7 +91,7 @@ class Classifier(nn.Module):
         self.head = Linear(self.num_classes)
 
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
-        """Logits (N, C) of (N, H, W, K) images; raises InputError if the layers leave no pixel of them."""
+        """Logits (N, C) of (N, H, W, K) images, of which the layers must leave a pixel: see `names.check`."""
         return self.head(self.embed(images, train))
 
     def embed(self, images: jax.Array, train: bool) -> jax.Array:
@@ -100,8 +100,8 @@ class Classifier(nn.Module):
 
     @nn.nowrap
     def torch_module(self, place: str) -> str:
-        """PyTorch's name of the layer at `place`, our names joined by dots: "features_3" is "features.3"."""
-        return self.torch_head if place == "head" else re.sub(r"_(\d+)", r".\1", place)
+        """PyTorch's name of the layer at `place`, our names joined by dots: features_3 is features.3, fc_1 stays."""
+        return self.torch_head if place == "head" else re.sub(r"(?<!fc)_(\d+)", r".\1", place)
 
 
 def scale_and_bias(norm: nn.Module, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:

@@ -65,8 +65,6 @@ class ResNet(layers.Classifier):
     @nn.compact
     def embed(self, images: jax.Array, train: bool) -> jax.Array:
         """The pooled last map (N, F), flattened: F = 512, or 2048 with bottlenecks, for 32 and 64 pixels."""
-        suffix = {"pooled": "-AP", "imagenet": "-ImageNet"}.get(self.variant, "")
-        names.check(f"{'torchvision-' * (self.variant == 'torchvision')}ResNet-{self.depth}{suffix}", images.shape[1:])
         x = self._stem(images, train)
         for stage, (count, features) in enumerate(zip(BLOCKS[self.depth], STAGE_FEATURES, strict=True), start=1):
             for index in range(count):

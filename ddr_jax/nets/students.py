@@ -22,7 +22,6 @@ Variables = dict[str, Any]
 
 DEFAULT_WIDTH = 128
 TRIAL = 2  # images, on which a user's own module is tried
-MODES = ("train", "training", "deterministic")  # arguments by which modules are told training from evaluation
 
 
 class Own(nn.Module):
@@ -49,8 +48,7 @@ class Own(nn.Module):
 def adapt(module: Any) -> nn.Module:
     """A module that is called as students are and hashes by value; ours and adapted ones are so already.
 
-    Raises InputError for what is no flax.linen module, for fields that do not hash, and for arguments of
-    `__call__` beside the images and one of `MODES` that have no default.
+    Raises InputError for what is no flax.linen module, and for fields that do not hash.
     """
     if isinstance(module, layers.Classifier | Own):
         return module
@@ -59,29 +57,18 @@ def adapt(module: Any) -> nn.Module:
             f"{module!r} is no student: give a network's name or a flax.linen module, not its class, nor its text, "
             "which is all that a result's file knows of it"
         )
-    name = type(module).__name__
     try:
         hash(module)
     except TypeError as error:
-        raise InputError(f"{name} does not hash by value: in its fields, put tuples for lists and arrays") from error
-    needed = [p.name for p in _further(module.__call__) if p.default is p.empty and p.name not in MODES]
-    if needed:
         raise InputError(
-            f"{name}.__call__ needs {', '.join(needed)}: students are called with images and, where they take it, "
-            f"with one of {', '.join(MODES)}; give the others a default"
-        )
+            f"{type(module).__name__} does not hash by value: in its fields, put tuples for lists and arrays"
+        ) from error
     return Own(module)
-
-
-def _further(method: Callable) -> list[inspect.Parameter]:
-    """A method's arguments beside the images, without catch-alls."""
-    parameters = inspect.signature(method).parameters.values()
-    return [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)][1:]
 
 
 def _call(method: Callable, images: jax.Array, train: bool) -> jax.Array:
     """Call a method of the module, in the mode if it takes one."""
-    taken = {p.name for p in _further(method)}
+    taken = inspect.signature(method).parameters
     mode = {"train": train, "training": train, "deterministic": not train}
     return method(images, **{name: value for name, value in mode.items() if name in taken})
 
@@ -146,10 +133,11 @@ def check_module(module: nn.Module, image_shape: tuple[int, ...], num_classes: i
     check_shape(name, image_shape)
     try:
         variables, logits, trained = jax.eval_shape(partial(_trial, net, tuple(image_shape)), jax.random.key(0))
-    except InputError:
-        raise
     except Exception as error:
-        raise InputError(f"{name} fails on images of {tuple(image_shape)}: {error}") from error
+        raise InputError(
+            f"{name} fails on images of {tuple(image_shape)}: {error}; students are called with images alone, or also "
+            "with one of train, training, deterministic"
+        ) from error
     if "params" not in variables or not variables.keys() <= {"params", "batch_stats"}:
         raise InputError(
             f"{name} keeps variables in {', '.join(variables) or 'no collection'}: a student has params, and "
