@@ -16,21 +16,15 @@ from ddr_jax.augment import interpolate
 from ddr_jax.protocols.augmentations import RandAugment
 from ddr_jax.types import InputError
 
+Channels = jax.Array | np.ndarray | float  # a number for each channel, or one for all
 WARPS = ("identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate")
-OPERATIONS = (
-    *WARPS,
-    *("brightness", "color", "contrast", "sharpness"),
-    *("posterize", "solarize", "autocontrast", "equalize"),
-)
+BLENDS = ("brightness", "color", "contrast", "sharpness")
+OPERATIONS = (*WARPS, *BLENDS, "posterize", "solarize", "autocontrast", "equalize")
 LUMA = (19595, 38470, 7471)  # of red, green and blue, in 65536ths
 
 
 def randaugment(
-    key: jax.Array,
-    images: jax.Array,
-    config: RandAugment,
-    mean: jax.Array | np.ndarray | float = 0.0,
-    std: jax.Array | np.ndarray | float = 1.0,
+    key: jax.Array, images: jax.Array, config: RandAugment, mean: Channels = 0.0, std: Channels = 1.0
 ) -> jax.Array:
     """Normalised images after `config.num_ops` operations, each drawn per image with a sign of its own.
 
@@ -60,10 +54,7 @@ def operate(levels: jax.Array, which: jax.Array, negative: jax.Array, config: Ra
     factors = 1 + 0.9 * share * (1 - 2 * negative).astype(jnp.float32)
     changed = (
         warp(levels, warps[negative, jnp.minimum(which, len(WARPS) - 1)]),
-        brightness(levels, factors),
-        color(levels, factors),
-        contrast(levels, factors),
-        sharpness(levels, factors),
+        *(blend(levels, factors) for blend in (brightness, color, contrast, sharpness)),
         posterize(levels, 8 - round(4 * share)),
         solarize(levels, 255 * (1 - share)),
         autocontrast(levels),

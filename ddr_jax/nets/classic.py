@@ -45,17 +45,11 @@ class LeNet(layers.Classifier):
     def embed(self, images: jax.Array, train: bool) -> jax.Array:
         """The second hidden layer's activations (N, 84)."""
         shape = images.shape[1:]
-        names.check("LeNet", shape)
         first = layers.Conv(6, 5, names.first_stride(shape), names.border(shape), name="features_0")
         x = kernels.max_pool(nn.relu(first(images)))
         x = kernels.max_pool(nn.relu(layers.Conv(16, 5, padding=0, name="features_3")(x)))
         x = nn.relu(layers.Linear(120, name="fc_1")(layers.flatten(x)))
         return nn.relu(layers.Linear(84, name="fc_2")(x))
-
-    @nn.nowrap
-    def torch_module(self, place: str) -> str:
-        """PyTorch ddranking calls the hidden layers fc_1 and fc_2, as we do."""
-        return place if place.startswith("fc_") else super().torch_module(place)
 
 
 class AlexNet(layers.Classifier):
@@ -70,7 +64,6 @@ class AlexNet(layers.Classifier):
     def embed(self, images: jax.Array, train: bool) -> jax.Array:
         """The last pool's map (N, F), flattened: F = 192·4·4 for 32 and 64 pixels."""
         shape = images.shape[1:]
-        names.check("AlexNet", shape)
         first = layers.Conv(128, 5, names.first_stride(shape), 2 + names.border(shape), name="features_0")
         x = kernels.max_pool(nn.relu(first(images)))
         x = kernels.max_pool(nn.relu(layers.Conv(192, 5, padding=2, name="features_3")(x)))
@@ -92,7 +85,6 @@ class TorchvisionAlexNet(layers.Classifier):
     def embed(self, images: jax.Array, train: bool) -> jax.Array:
         """The second hidden layer's activations (N, 4096)."""
         shape = images.shape[1:]
-        names.check("torchvision-AlexNet", shape)
         if names.keeps_detail(shape):
             first = layers.Conv(64, use_bias=False, name="features_0")
         else:

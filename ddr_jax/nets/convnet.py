@@ -29,7 +29,7 @@ class Block(nn.Module):
             x = layers.Conv(block.width, padding=padding, followed_by=block.norm, name="conv")(x)
             if (block.norm, block.activation, block.pooling) == ("IN", "relu", "avgpool"):
                 return layers.InstanceNormReluPool(name="norm")(x)
-            x = layers.make_norm(block.norm, name="norm")(x, train)
+            x = layers.NORMS[block.norm](name="norm")(x, train)
             return POOLS[block.pooling](ACTIVATIONS[block.activation](x))
 
         count = kernels.images_in_cache(x.shape, self.width)
@@ -63,7 +63,6 @@ class ConvNet(layers.Classifier):
 
     def embed(self, images: jax.Array, train: bool) -> jax.Array:
         """The last block's activations (N, F), flattened or averaged per map."""
-        names.check(f"ConvNet-{self.depth}-{self.norm}-{self.activation}-{self.pooling}", images.shape[1:])
         x = images
         for index, block in enumerate(self.blocks):
             x = block(x, train, padding=1 + (names.border(images.shape[1:]) if index == 0 else 0))

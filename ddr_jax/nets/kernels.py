@@ -271,12 +271,12 @@ def _moments_backward(axes, saved, gradients):
 _moments.defvjp(_moments_forward, _moments_backward)
 
 
-def normalise(x, mean, variance, scale, bias, eps: float = EPS) -> jax.Array:
-    """(x − mean) / √(variance + eps) · scale + bias, folded to one product and one sum per value of x."""
+def normalise(x, mean, variance, scale, bias) -> jax.Array:
+    """(x − mean) / √(variance + `EPS`) · scale + bias, folded to one product and one sum per value of x."""
     mean, variance, scale, bias = (
         lax.broadcast_to_rank(a, x.ndim).astype(x.dtype) for a in (mean, variance, scale, bias)
     )
-    slope = scale * lax.rsqrt(variance + eps)
+    slope = scale * lax.rsqrt(variance + EPS)
     return x * slope + (bias - mean * slope)
 
 

@@ -23,11 +23,7 @@ def torch_uniform(fan_in: int):
     `torch.nn.Linear` and `Conv2d` call it kaiming-uniform with a = √5, which is the same interval.
     """
     bound = 1 / math.sqrt(fan_in)
-
-    def initialise(key, shape, dtype=jnp.float32):
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return initialise
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 # torchvision's start of convolutions: normal with variance 2 / (outputs · kernel pixels).
@@ -95,7 +91,7 @@ class Classifier(nn.Module):
         self.head = Linear(self.num_classes)
 
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
-        """Logits (N, C) of (N, H, W, K) images; raises InputError if the layers leave no pixel of them."""
+        """Logits (N, C) of (N, H, W, K) images, of which the layers must leave a pixel: see `names.check`."""
         return self.head(self.embed(images, train))
 
     def embed(self, images: jax.Array, train: bool) -> jax.Array:
@@ -104,8 +100,13 @@ class Classifier(nn.Module):
 
     @nn.nowrap
     def torch_module(self, place: str) -> str:
-        """PyTorch's name of the layer at `place`, our names joined by dots: "features_3" is "features.3"."""
-        return self.torch_head if place == "head" else re.sub(r"_(\d+)", r".\1", place)
+        """PyTorch's name of the layer at `place`, our names joined by dots: features_3 is features.3, fc_1 stays."""
+        return self.torch_head if place == "head" else re.sub(r"(?<!fc)_(\d+)", r".\1", place)
+
+
+def scale_and_bias(norm: nn.Module, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """The parameters of a norm, ones and zeros at first."""
+    return norm.param("scale", nn.initializers.ones, shape), norm.param("bias", nn.initializers.zeros, shape)
 
 
 class InstanceNorm(nn.Module):
@@ -114,9 +115,7 @@ class InstanceNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Normalise; the mode makes no difference."""
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        return kernels.normalise(x, *kernels.moments(x, (1, 2)), scale, bias)
+        return kernels.normalise(x, *kernels.moments(x, (1, 2)), *scale_and_bias(self, x.shape[-1:]))
 
 
 class InstanceNormReluPool(nn.Module):
@@ -128,9 +127,7 @@ class InstanceNormReluPool(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalise, rectify and pool."""
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        return kernels.norm_relu_pool(x, scale, bias)
+        return kernels.norm_relu_pool(x, *scale_and_bias(self, x.shape[-1:]))
 
 
 class GroupNorm(nn.Module):
@@ -139,9 +136,7 @@ class GroupNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Normalise; the mode makes no difference."""
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        return kernels.normalise(x, *group_moments(x, 4), scale, bias)
+        return kernels.normalise(x, *group_moments(x, 4), *scale_and_bias(self, x.shape[-1:]))
 
 
 def group_moments(x: jax.Array, groups: int) -> tuple[jax.Array, jax.Array]:
@@ -162,9 +157,7 @@ class LayerNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Normalise; the mode makes no difference."""
-        scale = self.param("scale", nn.initializers.ones, x.shape[1:])
-        bias = self.param("bias", nn.initializers.zeros, x.shape[1:])
-        return kernels.normalise(x, *kernels.moments(x, (1, 2, 3)), scale, bias)
+        return kernels.normalise(x, *kernels.moments(x, (1, 2, 3)), *scale_and_bias(self, x.shape[1:]))
 
 
 class BatchNorm(nn.Module):
@@ -178,8 +171,7 @@ class BatchNorm(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Normalise, and in training mode update the running statistics."""
         shape = x.shape[-1:]
-        scale = self.param("scale", nn.initializers.ones, shape)
-        bias = self.param("bias", nn.initializers.zeros, shape)
+        scale, bias = scale_and_bias(self, shape)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape)
         if not train:
@@ -201,11 +193,6 @@ class NoNorm(nn.Module):
 
 
 NORMS = {"IN": InstanceNorm, "BN": BatchNorm, "LN": LayerNorm, "GN": GroupNorm, "NN": NoNorm}
-
-
-def make_norm(kind: str, name: str) -> nn.Module:
-    """The norm layer of a name's suffix: IN, BN, LN, GN (4 groups) or NN."""
-    return NORMS[kind](name=name)
 
 
 def flatten(x: jax.Array) -> jax.Array:

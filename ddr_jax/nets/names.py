@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from itertools import count
 from typing import Any
 
 from ddr_jax.types import InputError, nearest
@@ -170,9 +171,7 @@ def _hint(name: str) -> str:
             return f"did you mean {'-'.join([base, *(valid[match] for (match,) in close)])!r}?"
         return f"after its depth a ConvNet's name says some of {', '.join(CONVNET_WORDS)}"
     if not name:
-        return (
-            f"there are {', '.join(FAMILIES.values())} with depths and norms; other networks are given as flax modules"
-        )
+        return f"there are {', '.join(FAMILIES.values())} with depths and norms; others are given as flax modules"
     parts = sorted(name.lower().split("-"))
     return nearest(next((n for n in NETS if sorted(n.lower().split("-")) == parts), name), NETS)
 
@@ -212,28 +211,20 @@ def check(name: str, image_shape: Shape) -> None:
     """Raise InputError unless the network exists and leaves at least one pixel of (H, W, K) images."""
     entry = find(name)
     check_shape(name, image_shape)
-    if fits(entry, image_shape):
-        return
     height, width, channels = image_shape
-    side = max(height, width)
-    while not fits(entry, (side, side, channels)):
-        side += 1
-    raise InputError(
-        f"{name} leaves no pixel of {height}×{width} images: use {_offer(name, image_shape)}, "
-        f"or images of at least {side}×{side}"
-    )
+    side = next(side for side in count(max(height, width)) if fits(entry, (side, side, channels)))
+    if not fits(entry, image_shape):
+        raise InputError(
+            f"{name} leaves no pixel of {height}×{width} images: use {_offer(name, image_shape)}, "
+            f"or images of at least {side}×{side}"
+        )
 
 
 def _offer(name: str, image_shape: Shape) -> str:
     """The deepest network of the same family, norm and words that fits, or else ConvNet, or else MLP."""
-
-    def kind(name: str) -> list[str]:
-        family, *rest = name.split("-")
-        return [family, *rest[1:]]
-
     base, words = _split(name)
-    for kin in (kind(base), ["ConvNet"]):
-        akin = ["-".join((n, *words)) for n in NETS if kind(n) == kin]
+    for pattern, after in ((re.sub(r"-\d+", r"-\\d+", base, count=1), words), (r"ConvNet-\d+", [])):
+        akin = ["-".join((n, *after)) for n in NETS if re.fullmatch(pattern, n)]
         fitting = [n for n in akin if fits(find(n), image_shape)]
         if fitting:
             return fitting[-1] + (" or a shallower one" if len(fitting) > 1 else "")

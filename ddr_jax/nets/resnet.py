@@ -7,14 +7,7 @@ from flax import linen as nn
 
 from ddr_jax.nets import kernels, layers, names
 
-BLOCKS = {  # per stage
-    10: (1, 1, 1, 1),
-    18: (2, 2, 2, 2),
-    34: (3, 4, 6, 3),
-    50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3),
-    152: (3, 8, 36, 3),
-}
+BLOCKS = {10: (1,) * 4, 18: (2,) * 4, 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 STAGE_FEATURES = (64, 128, 256, 512)
 
 
@@ -41,13 +34,13 @@ class Block(nn.Module):
             last = index == len(sizes)
             halve = self.halve and index == halving
             y = self._conv(f"conv{index}", y, out if last else self.features, size, halve)
-            y = layers.make_norm(self.norm, name=f"norm{index}")(y, train)
+            y = layers.NORMS[self.norm](name=f"norm{index}")(y, train)
             y = y if last else nn.relu(y)
             y = kernels.average_pool(y) if halve and self.pooled else y
         if self.halve or x.shape[-1] != out:
             x = self._conv("shortcut_conv", x, out, 1, self.halve)
             x = kernels.average_pool(x) if self.halve and self.pooled else x
-            x = layers.make_norm(self.norm, name="shortcut_norm")(x, train)
+            x = layers.NORMS[self.norm](name="shortcut_norm")(x, train)
         return nn.relu(x + y)
 
     def _conv(self, name: str, x: jax.Array, features: int, size: int, halve: bool) -> jax.Array:
@@ -72,8 +65,6 @@ class ResNet(layers.Classifier):
     @nn.compact
     def embed(self, images: jax.Array, train: bool) -> jax.Array:
         """The pooled last map (N, F), flattened: F = 512, or 2048 with bottlenecks, for 32 and 64 pixels."""
-        suffix = {"pooled": "-AP", "imagenet": "-ImageNet"}.get(self.variant, "")
-        names.check(f"{'torchvision-' * (self.variant == 'torchvision')}ResNet-{self.depth}{suffix}", images.shape[1:])
         x = self._stem(images, train)
         for stage, (count, features) in enumerate(zip(BLOCKS[self.depth], STAGE_FEATURES, strict=True), start=1):
             for index in range(count):
@@ -98,7 +89,7 @@ class ResNet(layers.Classifier):
             conv = layers.Conv(64, stride=stride, use_bias=False, name="conv1")
         else:
             conv = layers.Conv(64, 7, 2, 3, use_bias=False, kernel_init=self._kernel_init, name="conv1")
-        x = nn.relu(layers.make_norm(self.norm, name="norm1")(conv(images), train))
+        x = nn.relu(layers.NORMS[self.norm](name="norm1")(conv(images), train))
         return x if plain else kernels.max_pool(x, 3, 2, 1)
 
     def _pool(self, x: jax.Array) -> jax.Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from typing import Any, cast
@@ -11,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from ddr_jax.nets.modules import Own, adapt
+from ddr_jax.nets import layers
 from ddr_jax.nets.names import check_shape, find
 from ddr_jax.types import InputError, fingerprint
 
@@ -22,27 +24,72 @@ DEFAULT_WIDTH = 128
 TRIAL = 2  # images, on which a user's own module is tried
 
 
+class Own(nn.Module):
+    """A user's own module, called as every student is; its variables keep their names."""
+
+    module: nn.Module
+
+    def setup(self):
+        """Leave no level of the adaptor's in the variables' names."""
+        nn.share_scope(self, self.module)
+
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+        """The module's logits, in training mode if it has one."""
+        return _call(self.module.__call__, images, train)
+
+    def embed(self, images: jax.Array, train: bool) -> jax.Array:
+        """What the module's own method `embed` gives; raises InputError without one."""
+        method = getattr(self.module, "embed", None)
+        if method is None:
+            raise InputError(f"{type(self.module).__name__} has no method embed(images): give it one")
+        return _call(method, images, train)
+
+
+def adapt(module: Any) -> nn.Module:
+    """A module that is called as students are and hashes by value; ours and adapted ones are so already.
+
+    Raises InputError for what is no flax.linen module, and for fields that do not hash.
+    """
+    if isinstance(module, layers.Classifier | Own):
+        return module
+    if not isinstance(module, nn.Module):
+        raise InputError(
+            f"{module!r} is no student: give a network's name or a flax.linen module, not its class, nor its text, "
+            "which is all that a result's file knows of it"
+        )
+    try:
+        hash(module)
+    except TypeError as error:
+        raise InputError(
+            f"{type(module).__name__} does not hash by value: in its fields, put tuples for lists and arrays"
+        ) from error
+    return Own(module)
+
+
+def _call(method: Callable, images: jax.Array, train: bool) -> jax.Array:
+    """Call a method of the module, in the mode if it takes one."""
+    taken = inspect.signature(method).parameters
+    mode = {"train": train, "training": train, "deterministic": not train}
+    return method(images, **{name: value for name, value in mode.items() if name in taken})
+
+
 def build(student: Any, *, num_classes: int, width: int = DEFAULT_WIDTH) -> nn.Module:
     """The network of a name, or a user's own module made a student; equal networks share a compiled program.
 
     `width` is the number of filters (ConvNet), of hidden units (MLP) or of features per token (ViT); the
     other networks have widths of their own and take no other than the default. A module has its sizes already:
     `check` says whether they are right. Raises InputError for an unknown name, naming the nearest one, for sizes
-    that make no network, and for modules that cannot be called as students are (see `modules.adapt`).
+    that make no network, and for modules that cannot be called as students are (see `adapt`).
     """
-    return build_named(student, num_classes, width) if isinstance(student, str) else adapt(student)
-
-
-def build_named(name: str, num_classes: int, width: int) -> nn.Module:
-    """The network of a name."""
-    entry = find(name)
+    if not isinstance(student, str):
+        return adapt(student)
+    entry = find(student)
     if num_classes < 2 or width < 1:
-        raise InputError(f"{name} needs num_classes ≥ 2 and width ≥ 1, got {num_classes} and {width}")
+        raise InputError(f"{student} needs num_classes ≥ 2 and width ≥ 1, got {num_classes} and {width}")
     if not entry.has_width and width != DEFAULT_WIDTH:
-        raise InputError(f"{name} has widths of its own, got width {width}: leave width at {DEFAULT_WIDTH}")
-    if width % 4 and (entry.settings.get("norm") == "GN" or name.startswith("ViT")):
-        parts = "heads" if name.startswith("ViT") else "groups of channels"
-        raise InputError(f"{name} has 4 {parts}: width must be a multiple of 4, got {width}")
+        raise InputError(f"{student} has widths of its own, got width {width}: leave width at {DEFAULT_WIDTH}")
+    if width % 4 and (entry.settings.get("norm") == "GN" or student.startswith("ViT")):
+        raise InputError(f"{student} has 4 heads or groups of channels: width must be a multiple of 4, got {width}")
     module, _, attribute = entry.target.partition(":")
     settings = {**entry.settings, "width": width} if entry.has_width else entry.settings
     return getattr(import_module(f"ddr_jax.nets.{module}"), attribute)(num_classes=num_classes, **settings)
@@ -86,10 +133,11 @@ def check_module(module: nn.Module, image_shape: tuple[int, ...], num_classes: i
     check_shape(name, image_shape)
     try:
         variables, logits, trained = jax.eval_shape(partial(_trial, net, tuple(image_shape)), jax.random.key(0))
-    except InputError:
-        raise
     except Exception as error:
-        raise InputError(f"{name} fails on images of {tuple(image_shape)}: {error}") from error
+        raise InputError(
+            f"{name} fails on images of {tuple(image_shape)}: {error}; students are called with images alone, or also "
+            "with one of train, training, deterministic"
+        ) from error
     if "params" not in variables or not variables.keys() <= {"params", "batch_stats"}:
         raise InputError(
             f"{name} keeps variables in {', '.join(variables) or 'no collection'}: a student has params, and "

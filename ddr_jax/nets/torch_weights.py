@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,8 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
-from ddr_jax.nets import layers, modules
-from ddr_jax.nets.students import Variables, init
+from ddr_jax.nets import layers
+from ddr_jax.nets.students import Own, Variables, init
 from ddr_jax.types import MANY, InputError
 
 KINDS = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
@@ -63,7 +63,7 @@ def from_torch(net: nn.Module, state_dict: Mapping[str, np.ndarray], image_shape
     """
     leaves = _leaves(net, image_shape)
     given = {name: value for name, value in state_dict.items() if not name.endswith("num_batches_tracked")}
-    _check(net, {name: leaf.torch_shape for name, leaf in leaves.items()}, given)
+    _check(net, leaves, given)
     variables = {
         leaf.path: jnp.asarray(leaf.from_torch(np.asarray(given[name], np.float32))) for name, leaf in leaves.items()
     }
@@ -79,7 +79,7 @@ def to_torch(net: nn.Module, variables: Variables, image_shape: tuple[int, ...])
 def _leaves(net: nn.Module, image_shape: tuple[int, ...]) -> dict[str, Leaf]:
     """Every array of the network by its name in PyTorch."""
     if not isinstance(net, layers.Classifier) or not net.torch_head:
-        name = type(net.module if isinstance(net, modules.Own) else net).__name__
+        name = type(net.module if isinstance(net, Own) else net).__name__
         raise InputError(f"{name} has no counterpart in PyTorch ddranking or torchvision")
     read: dict[tuple[str, ...], int] = {}  # channels of the map that each linear layer reads
     channels = image_shape[-1]
@@ -93,29 +93,26 @@ def _leaves(net: nn.Module, image_shape: tuple[int, ...]) -> dict[str, Leaf]:
 
     with nn.intercept_methods(follow):
         shapes = jax.eval_shape(lambda: init(net, jax.random.key(0), image_shape))
-    leaves = {}
     flat: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(shapes)
-    for path, leaf in flat.items():
-        _, *module, kind = path
-        name = f"{net.torch_module('.'.join(module))}.{KINDS[kind]}"
-        leaves[name] = Leaf(path, leaf.shape, read.get(tuple(module), 0))
-    return leaves
+    return {
+        f"{net.torch_module('.'.join(module))}.{KINDS[kind]}": Leaf(path, flat[path].shape, read.get(module, 0))
+        for path, module, kind in ((path, path[1:-1], path[-1]) for path in flat)
+    }
 
 
-def _check(net: nn.Module, expected: Mapping[str, Sequence[int]], given: Mapping[str, np.ndarray]) -> None:
+def _check(net: nn.Module, expected: Mapping[str, Leaf], given: Mapping[str, np.ndarray]) -> None:
     """Raise InputError unless the names and shapes are the expected ones."""
-    wrong = [
-        f"{name} {tuple(np.shape(given[name]))} instead of {tuple(shape)}"
-        for name, shape in expected.items()
-        if name in given and np.shape(given[name]) != tuple(shape)
-    ]
     faults = {
         "missing": [name for name in expected if name not in given],
         "unexpected": [name for name in given if name not in expected],
-        "of another shape": wrong,
+        "of another shape": [
+            f"{name} {np.shape(given[name])} instead of {leaf.torch_shape}"
+            for name, leaf in expected.items()
+            if name in given and np.shape(given[name]) != leaf.torch_shape
+        ],
     }
-    if any(faults.values()):
-        listed = "; ".join(f"{fault}: {_some(names)}" for fault, names in faults.items() if names)
+    listed = "; ".join(f"{fault}: {_some(names)}" for fault, names in faults.items() if names)
+    if listed:
         raise InputError(
             f"The PyTorch state dict is not one of this {type(net).__name__}: {listed}. "
             "Build the network with the file's depth, norm, number of classes and image size"

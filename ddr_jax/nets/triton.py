@@ -44,13 +44,12 @@ def _divided(number, divisor: int):
 
 
 def _call(kernel, out_shape, grid, **options):
-    compiled = jax.default_backend() == "gpu"
     return pl.pallas_call(
         kernel,
         out_shape=out_shape,
         grid=grid,
         compiler_params=triton.CompilerParams(**options),
-        interpret=not compiled,
+        interpret=jax.default_backend() != "gpu",
         name=kernel.__name__,
     )
 

@@ -22,7 +22,7 @@ def _features(x: jax.Array, train: bool, depth: int, norm: str, first_padding: i
             padding = first_padding if index == 0 else 1
             x = layers.Conv(features, padding=padding, followed_by=norm, name=f"features_{index}", **inits)(x)
             if norm != "NN":
-                x = layers.make_norm(norm, name=f"features_{index + 1}")(x, train)
+                x = layers.NORMS[norm](name=f"features_{index + 1}")(x, train)
             x = nn.relu(x)
             index += 2 if norm == "NN" else 3
         x = kernels.max_pool(x)
@@ -44,7 +44,6 @@ class VGG(layers.Classifier):
     def embed(self, images: jax.Array, train: bool) -> jax.Array:
         """The last map (N, F), flattened: F = 512 for 32 and 64 pixels."""
         shape = images.shape[1:]
-        names.check(f"VGG-{self.depth}", shape)
         x = _features(images, train, self.depth, self.norm, 1 + names.border(shape))
         stride = names.first_stride(shape)
         return layers.flatten(kernels.before_product(x[:, ::stride, ::stride]))
@@ -66,7 +65,6 @@ class TorchvisionVGG(layers.Classifier):
     @nn.compact
     def embed(self, images: jax.Array, train: bool) -> jax.Array:
         """The second hidden layer's activations (N, 4096)."""
-        names.check(f"torchvision-VGG-{self.depth}", images.shape[1:])
         inits = {"kernel_init": layers.HE_NORMAL, "bias_init": nn.initializers.zeros}
         x = _features(images, train, self.depth, self.norm, 1, **inits)
         x = layers.flatten(kernels.adaptive_average_pool(x, 7))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ddr_jax.nets import layers, names
+from ddr_jax.nets import layers
 
 HEADS = 4
 
@@ -54,7 +54,6 @@ class ViT(layers.Classifier):
     @nn.compact
     def embed(self, images: jax.Array, train: bool) -> jax.Array:
         """The class token after the last block, normalised (N, width)."""
-        names.check(f"ViT-{self.depth}", images.shape[1:])
         patches = layers.Conv(self.width, 4, 4, padding=0, name="patches")(images)
         patches = patches.reshape(len(images), -1, self.width)
         token = self.param("token", nn.initializers.zeros, (1, 1, self.width))
