@@ -37,9 +37,10 @@ def contrast(images: jax.Array, u: jax.Array, strength: float) -> jax.Array:
 def scale(images: jax.Array, u: jax.Array, v: jax.Array, ratio: float) -> jax.Array:
     """Resized about the centre, bilinear: width by u and height by v, from 1 / ratio (enlarged) to ratio."""
     _, h, w, _ = images.shape
-    factors_w, factors_h = (1 / ratio + draw * (ratio - 1 / ratio) for draw in (u, v))
-    rows = factors_h[:, None, None] * _centred(h)[None, :, None] + (h - 1) / 2
-    cols = factors_w[:, None, None] * _centred(w)[None, None] + (w - 1) / 2
+    factors = ((1 / ratio + draw * (ratio - 1 / ratio)).astype(jnp.float32)[:, None, None] for draw in (u, v))
+    factors_w, factors_h = factors
+    rows = factors_h * _centred(h)[None, :, None] + (h - 1) / 2
+    cols = factors_w * _centred(w)[None, None] + (w - 1) / 2
     return interpolate.bilinear(images, rows, cols)
 
 
@@ -49,7 +50,7 @@ def rotate(images: jax.Array, u: jax.Array, degrees: float) -> jax.Array:
     The turn is in coordinates from −1 to 1 on either side, so an image of unequal sides is sheared too.
     """
     _, h, w, _ = images.shape
-    angles = jnp.deg2rad((2 * u - 1) * degrees)[:, None, None]
+    angles = jnp.deg2rad((2 * u - 1) * degrees).astype(jnp.float32)[:, None, None]
     y, x = _centred(h)[None, :, None] / max(h - 1, 1), _centred(w)[None, None] / max(w - 1, 1)
     rows = (jnp.sin(angles) * x + jnp.cos(angles) * y) * (h - 1) + (h - 1) / 2
     cols = (jnp.cos(angles) * x - jnp.sin(angles) * y) * (w - 1) + (w - 1) / 2
