@@ -616,8 +616,8 @@ def test_validation_is_stratified_disjoint_and_always_the_same():
 
 
 def test_validation_holds_each_class_and_at_most_5000_images():
-    tenth = with_validation(real_data(np.repeat(np.arange(2), 100)))
-    np.testing.assert_array_equal(np.bincount(tenth.validation.labels), [10, 10])
+    tenth = with_validation(real_data(np.repeat(np.arange(3), 100)))
+    np.testing.assert_array_equal(np.bincount(tenth.validation.labels), [10, 10, 10])
     tiny = with_validation(real_data(np.repeat(np.arange(3), 2)))
     np.testing.assert_array_equal(np.bincount(tiny.validation.labels), [1, 1, 1])
     large = with_validation(real_data(np.arange(60_000) % 3))
