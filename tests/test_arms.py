@@ -11,6 +11,7 @@ import pytest
 from ddr_jax import nets
 from ddr_jax.protocols.augmentations import DSA
 from ddr_jax.protocols.protocol import Protocol
+from ddr_jax.train import optim
 from ddr_jax.train import student as training
 from ddr_jax.train.arms import Arm, Runner, TrainingSet, train_arms
 from ddr_jax.train.devices import Execution
@@ -259,7 +260,7 @@ def test_every_number_that_trains_a_student_is_in_its_identity(real, monkeypatch
 
 
 def test_what_a_student_computes_with_comes_from_its_row():
-    source = inspect.getsource(training)
+    source = inspect.getsource(training) + inspect.getsource(optim)
     read = set(re.findall(r"numbers\[\"(\w+)\"\]", source))
     assert read <= set(SOFT.row(0.1, True))
     assert {"lr", "momentum", "weight_decay", "temperature", "loss_scale", "mse_weight", "ce_weight"} <= read

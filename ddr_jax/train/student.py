@@ -37,8 +37,7 @@ HELD_OUT_MULTIPLE = 256  # images; every size of a test batch divides it
 class Program:
     """The static part of a training: equal programs, on data of equal shapes, compile once.
 
-    `net` and `teacher` are flax modules, which hash by value; `teacher` is None unless it labels batches. `static` has
-    a number as `step_size`.
+    `net` and `teacher` are flax modules, which hash by value; `teacher` is None unless it labels batches.
     """
 
     net: Any
@@ -269,16 +268,4 @@ def _map_shared(function, batches, axis):
 
 
 def _optimizer(program: Program, student: Student, data: TrainingData) -> optax.GradientTransformation:
-    static, numbers = program.static, student.numbers
-    return optim.optimizer(
-        static.optimizer,
-        lr=numbers["lr"],
-        momentum=numbers["momentum"],
-        weight_decay=numbers["weight_decay"],
-        schedule=optim.schedule(
-            static.schedule, epochs=static.epochs, step_size=static.step_size, warmup=static.warmup
-        ),
-        steps_per_epoch=-(-data.images.shape[1] // static.batch_size),
-        clock=static.clock,
-        fresh_every=static.step_size if static.fresh_at_drop else None,
-    )
+    return optim.optimizer(program.static, student.numbers, -(-data.images.shape[1] // program.static.batch_size))
