@@ -12,7 +12,7 @@ from ddr_jax.nets import names
 from ddr_jax.nets.names import NETS, Entry
 
 if TYPE_CHECKING:
-    from ddr_jax.nets.students import Variables, apply, apply_train, build, digest, embed, init
+    from ddr_jax.nets.students import Variables, apply, apply_train, build, digest, embed, flatten, init, unflatten
     from ddr_jax.nets.torch_weights import from_torch, to_torch
 
 __all__ = [
@@ -25,9 +25,11 @@ __all__ = [
     "check",
     "digest",
     "embed",
+    "flatten",
     "from_torch",
     "init",
     "to_torch",
+    "unflatten",
 ]
 
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from ddr_jax.protocols.protocol import Static
 
 Schedule = Callable[..., jax.Array]
-Scalar = jax.Array | float
+Scalar = jax.Array | np.ndarray | float
 
 
 def schedule(static: Static) -> Schedule:

@@ -47,7 +47,8 @@ class Program:
     @classmethod
     def of(cls, protocol: Protocol, num_classes: int, teacher: Any = None) -> Program:
         """The program that trains a protocol's students on `num_classes` classes."""
-        net = nets.build(protocol.student, width=protocol.width, num_classes=num_classes)
+        student: Any = protocol.student  # no `Described`, which `nets.check` refuses
+        net = nets.build(student, width=protocol.width, num_classes=num_classes)
         return cls(net, protocol.static, teacher if protocol.labels == "teacher" else None)
 
     def facts(self, image_shape: tuple[int, ...]) -> dict[str, Any]:
@@ -64,9 +65,9 @@ class Student(NamedTuple):
     """
 
     key: jax.Array
-    images: jax.Array  # int32
-    targets: jax.Array  # int32
-    numbers: Mapping[str, jax.Array]
+    images: Array  # int32
+    targets: Array  # int32
+    numbers: Mapping[str, Array]
 
     @classmethod
     def of(cls, rows: Sequence[Mapping[str, Any]], keys: jax.Array, images: Any, targets: Any) -> Student:
