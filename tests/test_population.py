@@ -284,7 +284,7 @@ def test_one_student_at_a_time_as_a_cpu_trains_them_has_no_grouped_convolutions(
         (("serail",), "did you mean 'serial'"),
         (("serial", None, None, 256, "bf16"), "Unknown precision 'bf16'"),
         (("vmap", 0), "chunk is 0"),
-        (("vmap", 5, 0), "devices 0"),
+        (("vmap", 5, 0), "devices is 0"),
         (("serial", 5), "choose mode 'vmap'"),
         (("shared", 5), "choose mode 'vmap'"),
         (("serial", 1, None, 100), "test_batch is 100; expected a divisor of 256"),

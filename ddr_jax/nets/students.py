@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from typing import Any, cast
@@ -20,7 +21,8 @@ from ddr_jax.types import InputError, fingerprint
 Variables = dict[str, Any]
 
 # Variables as one dictionary, their names joined by dots, and back.
-flatten, unflatten = partial(flatten_dict, sep="."), partial(unflatten_dict, sep=".")
+flatten: Callable[[Any], dict[str, Any]] = partial(flatten_dict, sep=".")
+unflatten: Callable[[Any], Variables] = partial(unflatten_dict, sep=".")
 
 DEFAULT_WIDTH = 128
 TRIAL = 2  # images, on which a user's own module is tried

@@ -11,13 +11,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from ddr_jax.protocols.protocol import Static
 
 Schedule = Callable[..., jax.Array]
-Scalar = jax.Array | np.ndarray | float
+Scalar = jax.Array | float
 
 
 def schedule(static: Static) -> Schedule:
@@ -37,7 +36,7 @@ def schedule(static: Static) -> Schedule:
     return factor
 
 
-def optimizer(static: Static, numbers: Mapping[str, Scalar], steps_per_epoch: int) -> optax.GradientTransformation:
+def optimizer(static: Static, numbers: Mapping[str, Any], steps_per_epoch: int) -> optax.GradientTransformation:
     """The optimizer that the static part names, whose rate is `lr` times the schedule's factor.
 
     The `numbers` lr, momentum and weight_decay are scalars and may be traced; only SGD reads the momentum, Adam's β
