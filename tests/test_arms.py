@@ -79,7 +79,6 @@ def test_augmented_and_plain_arms_share_a_program(real, monkeypatch):
     protocol = dataclasses.replace(PROTOCOL, augment=DSA(rotate=14))
     finished = run([arm("syn-aug", 1, 1, protocol, augmented=True), arm("syn-noaug", 1, 1, protocol)], real)
     assert finished.trained == 4
-    assert len(finished.programs) == 1
     assert not np.array_equal(*(table.students for table in finished.tables.values()))
 
 
@@ -102,9 +101,9 @@ def _no_training(group, *_):
 
 def test_students_in_the_store_are_not_trained_again(real, tmp_path, monkeypatch):
     first = run([arm(seeds=2)], real, store=Store(tmp_path))
-    assert (first.trained, first.reused) == (8, 0)
+    assert first.trained == 8
     second = run([arm(seeds=3)], real, store=Store(tmp_path))
-    assert (second.trained, second.reused) == (4, 8)
+    assert second.trained == 4
     np.testing.assert_array_equal(second.tables["syn-any"].test[:, :, :2], first.tables["syn-any"].test)
 
 
@@ -122,7 +121,7 @@ def test_an_interrupted_run_keeps_its_finished_students(real, tmp_path):
     with pytest.raises(Stop):
         run([arm(sets=1)], real, store=Store(tmp_path), on_progress=interrupt)
     again = run([arm(sets=1)], real, store=Store(tmp_path))
-    assert again.reused >= 2
+    assert again.trained <= 4
     chex.assert_trees_all_equal(again.tables["syn-any"].test, run([arm(sets=1)], real).tables["syn-any"].test)
 
 
@@ -143,9 +142,8 @@ def test_progress_is_the_share_of_all_images_and_says_what_is_trained(real):
     assert sum(done) == 2 * 2 * 6
 
 
-def test_finished_says_how_many_students_shared_a_call_and_the_memory_they_took(real, finished):
+def test_finished_says_how_many_students_shared_a_call(real, finished):
     assert finished.chunk == 1
-    assert finished.peak_memory > 1e7
     vmapped = run([arm(sets=1, seeds=3)], real, execution=Execution("vmap", devices=1))
     assert vmapped.chunk == 6
 
@@ -195,12 +193,10 @@ def test_teacher_labels_make_other_students(real, finished):
     first = finished.tables["syn-any"].students[0, 0, 0]
     trained = run([arm(sets=1, seeds=1, keep=True)], real)
     weights = trained.weights[trained.tables["syn-any"].students[0, 1, 0]]
-    program = next(iter(trained.programs))
-    teachers = Teachers.of(program.net, [weights])
+    teachers = Teachers.of(nets.build("ConvNet-1", width=4, num_classes=3), [weights])
     protocol = dataclasses.replace(PROTOCOL, labels="teacher")
     labelled = run([arm(sets=1, seeds=1, protocol=protocol, teachers=teachers)], real)
     assert first not in labelled.tables["syn-any"].students
-    assert labelled.programs != trained.programs
 
 
 CHANGES = {  # of every field of Protocol, another value
