@@ -34,7 +34,7 @@ from ddr_jax.results.result import Result
 from ddr_jax.scores.readout import read
 from ddr_jax.scores.table import SCORES, arms_of
 from ddr_jax.train.arms import Arm, Finished, OnProgress, Runner, TrainingSet, train_arms
-from ddr_jax.train.devices import Execution, default_execution
+from ddr_jax.train.devices import Execution, default_execution, peak_memory
 from ddr_jax.train.losses import soften
 from ddr_jax.train.store import Store, environment, key_facts, versions
 from ddr_jax.train.teachers import Teachers, label, teacher_features
@@ -275,7 +275,7 @@ def _round(
             "students_trained": first.trained + rest.trained,
             "devices": len(execution.local_devices()),
             "chunk": max(first.chunk, rest.chunk),
-            "peak_memory_bytes": rest.peak_memory,
+            "peak_memory_bytes": peak_memory(),
         },
     )
 

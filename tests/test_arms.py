@@ -11,6 +11,7 @@ import pytest
 from ddr_jax import nets
 from ddr_jax.protocols.augmentations import DSA
 from ddr_jax.protocols.protocol import Protocol
+from ddr_jax.train import optim
 from ddr_jax.train import student as training
 from ddr_jax.train.arms import Arm, Runner, TrainingSet, train_arms
 from ddr_jax.train.devices import Execution
@@ -78,7 +79,6 @@ def test_augmented_and_plain_arms_share_a_program(real, monkeypatch):
     protocol = dataclasses.replace(PROTOCOL, augment=DSA(rotate=14))
     finished = run([arm("syn-aug", 1, 1, protocol, augmented=True), arm("syn-noaug", 1, 1, protocol)], real)
     assert finished.trained == 4
-    assert len(finished.programs) == 1
     assert not np.array_equal(*(table.students for table in finished.tables.values()))
 
 
@@ -101,9 +101,9 @@ def _no_training(group, *_):
 
 def test_students_in_the_store_are_not_trained_again(real, tmp_path, monkeypatch):
     first = run([arm(seeds=2)], real, store=Store(tmp_path))
-    assert (first.trained, first.reused) == (8, 0)
+    assert first.trained == 8
     second = run([arm(seeds=3)], real, store=Store(tmp_path))
-    assert (second.trained, second.reused) == (4, 8)
+    assert second.trained == 4
     np.testing.assert_array_equal(second.tables["syn-any"].test[:, :, :2], first.tables["syn-any"].test)
 
 
@@ -121,7 +121,7 @@ def test_an_interrupted_run_keeps_its_finished_students(real, tmp_path):
     with pytest.raises(Stop):
         run([arm(sets=1)], real, store=Store(tmp_path), on_progress=interrupt)
     again = run([arm(sets=1)], real, store=Store(tmp_path))
-    assert again.reused >= 2
+    assert again.trained <= 4
     chex.assert_trees_all_equal(again.tables["syn-any"].test, run([arm(sets=1)], real).tables["syn-any"].test)
 
 
@@ -142,9 +142,8 @@ def test_progress_is_the_share_of_all_images_and_says_what_is_trained(real):
     assert sum(done) == 2 * 2 * 6
 
 
-def test_finished_says_how_many_students_shared_a_call_and_the_memory_they_took(real, finished):
+def test_finished_says_how_many_students_shared_a_call(real, finished):
     assert finished.chunk == 1
-    assert finished.peak_memory > 1e7
     vmapped = run([arm(sets=1, seeds=3)], real, execution=Execution("vmap", devices=1))
     assert vmapped.chunk == 6
 
@@ -194,12 +193,10 @@ def test_teacher_labels_make_other_students(real, finished):
     first = finished.tables["syn-any"].students[0, 0, 0]
     trained = run([arm(sets=1, seeds=1, keep=True)], real)
     weights = trained.weights[trained.tables["syn-any"].students[0, 1, 0]]
-    program = next(iter(trained.programs))
-    teachers = Teachers.of(program.net, [weights])
+    teachers = Teachers.of(nets.build("ConvNet-1", width=4, num_classes=3), [weights])
     protocol = dataclasses.replace(PROTOCOL, labels="teacher")
     labelled = run([arm(sets=1, seeds=1, protocol=protocol, teachers=teachers)], real)
     assert first not in labelled.tables["syn-any"].students
-    assert labelled.programs != trained.programs
 
 
 CHANGES = {  # of every field of Protocol, another value
@@ -259,7 +256,7 @@ def test_every_number_that_trains_a_student_is_in_its_identity(real, monkeypatch
 
 
 def test_what_a_student_computes_with_comes_from_its_row():
-    source = inspect.getsource(training)
+    source = inspect.getsource(training) + inspect.getsource(optim)
     read = set(re.findall(r"numbers\[\"(\w+)\"\]", source))
     assert read <= set(SOFT.row(0.1, True))
     assert {"lr", "momentum", "weight_decay", "temperature", "loss_scale", "mse_weight", "ce_weight"} <= read

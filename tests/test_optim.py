@@ -1,5 +1,6 @@
 """Optimizers and schedules equal PyTorch's, and their numbers may be traced."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -11,28 +12,19 @@ import numpy as np
 import optax
 import pytest
 
-from ddr_jax.protocols.protocol import Protocol
+from ddr_jax.protocols.protocol import Protocol, Static
 from ddr_jax.train import optim
 
 GOLDENS = Path(__file__).parent / "goldens"
 OPTIMIZERS = np.load(GOLDENS / "optimizers.npz")
 SCHEDULES = np.load(GOLDENS / "schedules.npz")
-CONSTANT = optim.schedule("constant", epochs=10, step_size=5)
+CONSTANT = Static(epochs=10, schedule="constant")
 
 
-def _weights(
-    lr, momentum=0.9, weight_decay=5e-4, schedule=CONSTANT, steps_per_epoch=1, name="sgd", scale=1.0, **options
-):
+def _weights(lr, momentum=0.9, weight_decay=5e-4, static=CONSTANT, steps_per_epoch=1, name="sgd", scale=1.0):
     """The weights after each of the goldens' ten gradients, times `scale`: (10, 5, 3)."""
-    optimizer = optim.optimizer(
-        name,
-        lr=lr,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        schedule=schedule,
-        steps_per_epoch=steps_per_epoch,
-        **options,
-    )
+    numbers = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+    optimizer = optim.optimizer(replace(static, optimizer=name), numbers, steps_per_epoch)
 
     def step(carry, gradient):
         weights, state = carry
@@ -77,35 +69,34 @@ def test_momentum_is_sgds_alone(name):
     ],
 )
 def test_schedule_equals_pytorch_in_every_epoch(golden, epochs, step_size):
-    factor = jax.jit(optim.schedule(golden.split("/")[0], epochs=epochs, step_size=step_size))
+    factor = jax.jit(optim.schedule(Static(epochs=epochs, schedule=golden.split("/")[0], step_size=step_size)))
     expected = SCHEDULES[golden]
     np.testing.assert_allclose(0.1 * factor(jnp.arange(epochs)), expected, rtol=1e-5)
 
 
 def test_constant_schedule_stays_at_one():
-    np.testing.assert_array_equal(CONSTANT(jnp.arange(10)), np.ones(10))
+    np.testing.assert_array_equal(optim.schedule(CONSTANT)(jnp.arange(10)), np.ones(10))
 
 
 def test_rate_changes_once_per_epoch():
     # two steps an epoch, momentum 0: a step moves the weights by rate · gradient
-    schedule = optim.schedule("step", epochs=5, step_size=2)
-    weights = _weights(0.1, momentum=0.0, weight_decay=0.0, schedule=schedule, steps_per_epoch=2)
+    static = Static(epochs=5, step_size=2)
+    weights = _weights(0.1, momentum=0.0, weight_decay=0.0, static=static, steps_per_epoch=2)
     moves = np.diff(weights, axis=0, prepend=OPTIMIZERS["w0"][None])
     rates = np.array([0.1] * 4 + [0.01] * 4 + [0.001] * 2)[:, None, None]
     np.testing.assert_allclose(moves, -rates * OPTIMIZERS["grads"], atol=1e-6)
 
 
-def _rates(schedule, clock, steps_per_epoch=2):
+def _rates(**static):
     """The rate of each of the ten steps, from what they move (momentum 0)."""
-    plain = {"momentum": 0.0, "weight_decay": 0.0, "steps_per_epoch": steps_per_epoch}
-    weights = _weights(1.0, schedule=schedule, clock=clock, **plain)
+    weights = _weights(1.0, momentum=0.0, weight_decay=0.0, static=Static(epochs=5, **static), steps_per_epoch=2)
     moves = np.diff(weights, axis=0, prepend=OPTIMIZERS["w0"][None])
     return (-moves / OPTIMIZERS["grads"]).reshape(10, -1).mean(-1)
 
 
 def test_rate_changes_with_every_step_if_that_is_the_clock():
     # five epochs of two steps: half a cosine from 1, at halves of an epoch
-    rates = _rates(optim.schedule("cosineannealing", epochs=5, step_size=1), "step")
+    rates = _rates(schedule="cosineannealing", clock="step")
     np.testing.assert_allclose(rates, 0.5 * (1 + np.cos(np.pi * np.arange(10) / 10)), atol=1e-5)
 
 
@@ -113,19 +104,20 @@ def test_rate_changes_with_every_step_if_that_is_the_clock():
     ("clock", "risen"), [("epoch", [0.5, 0.5, 1, 1]), ("step", [0.25, 0.5, 0.75, 1])], ids=["epoch", "step"]
 )
 def test_warm_up_rises_evenly_and_the_schedule_has_the_rest(clock, risen):
-    rates = _rates(optim.schedule("step", epochs=5, step_size=2, warmup=2), clock)
+    rates = _rates(step_size=2, warmup=2, clock=clock)
     np.testing.assert_allclose(rates, [*risen, 1, 1, 1, 1, 0.1, 0.1], rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)
 def test_a_forgetful_optimizer_starts_afresh_and_keeps_the_time(name):
     # three steps an epoch, afresh after two epochs: from there on as a new one that starts with those weights
-    schedule = optim.schedule("step", epochs=10, step_size=2)
-    options = {"name": name, "schedule": schedule, "steps_per_epoch": 3}
-    forgetful, usual = _weights(0.01, fresh_every=2, **options), _weights(0.01, **options)
+    static, options = Static(epochs=10, step_size=2), {"name": name, "steps_per_epoch": 3}
+    forgetful = _weights(0.01, static=replace(static, fresh_at_drop=True), **options)
+    usual = _weights(0.01, static=static, **options)
     chex.assert_trees_all_close(forgetful[:6], usual[:6], atol=1e-7)
     assert np.abs(forgetful[6:] - usual[6:]).max() > 1e-5
-    fresh = optim.optimizer(name, lr=0.001, momentum=0.9, weight_decay=5e-4, schedule=CONSTANT, steps_per_epoch=1)
+    numbers = {"lr": 0.001, "momentum": 0.9, "weight_decay": 5e-4}
+    fresh = optim.optimizer(replace(CONSTANT, optimizer=name), numbers, 1)
     weights, state = forgetful[5], fresh.init(forgetful[5])
     for gradient, expected in zip(OPTIMIZERS["grads"][6:], forgetful[6:], strict=True):
         updates, state = fresh.update(gradient, state, weights)

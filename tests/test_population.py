@@ -48,7 +48,7 @@ def data() -> TrainingData:
 @pytest.fixture(scope="module")
 def trained(real, data):
     """Trains some of 25 students and gives their hits and final weights, in order."""
-    program, tests = Program.of(PROTOCOL, 3), _held_out(real)[0]
+    program, tests = Program.of(PROTOCOL, 3), _held_out(real)
 
     def run(positions, execution=SERIAL):
         chosen = jax.tree.map(lambda leaf: leaf[np.array(positions)], students(25))
@@ -102,7 +102,7 @@ def test_vmapped_student_equals_lone_student_to_rounding(trained, together, chun
 def test_a_student_whose_batches_are_shared_equals_a_lone_student_to_rounding(real, data):
     """Batches of 7 images, and 6 at an epoch's end: two devices have 4 and 3 of them, then 3 each."""
     program = Program.of(Protocol(**{**vars(PROTOCOL), "batch_size": 7}), 3)
-    tests, chosen = _held_out(real)[0], jax.tree.map(lambda leaf: leaf[jnp.array([3, 8, 24])], students(25))
+    tests, chosen = _held_out(real), jax.tree.map(lambda leaf: leaf[jnp.array([3, 8, 24])], students(25))
 
     def run(mode):
         outcomes = list(train_population(program, (3,), chosen, data, tests, execution=Execution(mode), keep=True))
@@ -116,7 +116,7 @@ def test_a_student_whose_batches_are_shared_equals_a_lone_student_to_rounding(re
 
 
 def test_batches_of_networks_that_normalise_over_them_are_not_shared(real, data):
-    program, tests = Program.of(Protocol(**{**vars(PROTOCOL), "student": "ConvNet-2-BN"}), 3), _held_out(real)[0]
+    program, tests = Program.of(Protocol(**{**vars(PROTOCOL), "student": "ConvNet-2-BN"}), 3), _held_out(real)
     with pytest.raises(InputError, match=r"statistics of whole ones .* choose execution 'serial'"):
         next(train_population(program, (3,), students(1), data, tests, execution=Execution("shared")))
 
@@ -130,7 +130,7 @@ def test_equal_programs_compile_once(real, data, monkeypatch):
     chex.clear_trace_counter()
     population._compiled.cache_clear()
     monkeypatch.setattr(training, "train_epochs", chex.assert_max_traces(training.train_epochs, n=1))
-    tests = _held_out(real)[0]
+    tests = _held_out(real)
     for protocol, count in (
         (PROTOCOL, 2),
         (Protocol(**{**vars(PROTOCOL), "lr": (0.5,), "momentum": 0.1}), 5),
@@ -140,7 +140,7 @@ def test_equal_programs_compile_once(real, data, monkeypatch):
 
 def test_progress_adds_up_to_all_students_epochs(real, data):
     done = []
-    program, tests = Program.of(PROTOCOL, 3), _held_out(real)[0]
+    program, tests = Program.of(PROTOCOL, 3), _held_out(real)
     list(train_population(program, (3,), students(3), data, tests, execution=SERIAL, on_progress=done.append))
     assert sum(done) == 3 * PROTOCOL.epochs
 
@@ -175,7 +175,7 @@ def small_memory(monkeypatch):
 
 
 def exhausting(count, data, real, **options):
-    program, tests = Program.of(PROTOCOL, 3), _held_out(real)[0]
+    program, tests = Program.of(PROTOCOL, 3), _held_out(real)
     numbered = students(count)._replace(images=np.arange(count))
     return train_population(program, (3,), numbered, data, tests, execution=Execution("vmap", devices=1, **options))
 
@@ -204,7 +204,7 @@ def _fail(arguments):
 
 def test_progress_of_students_that_are_begun_anew_is_taken_back(real, data, small_memory):
     done = []
-    program, tests = Program.of(PROTOCOL, 3), _held_out(real)[0]
+    program, tests = Program.of(PROTOCOL, 3), _held_out(real)
     execution = Execution("vmap", chunk=4, devices=1)
     list(train_population(program, (3,), students(4), data, tests, execution=execution, on_progress=done.append))
     assert min(done) < 0
@@ -228,7 +228,7 @@ def test_errors_of_other_kinds_are_not_tried_again(real, data, monkeypatch):
 
 @pytest.mark.parametrize(("limit", "chunk"), [(None, population.VMAP_CHUNK), (1, 1)])
 def test_the_first_chunk_fits_the_devices_memory(real, data, monkeypatch, limit, chunk):
-    program, tests, execution = Program.of(PROTOCOL, 3), _held_out(real)[0], Execution("vmap")
+    program, tests, execution = Program.of(PROTOCOL, 3), _held_out(real), Execution("vmap")
     arguments = (program, students(4), data, tests, execution, jax.local_devices()[0])
     monkeypatch.setattr(population.memory, "limit", lambda device: limit)
     assert population._first_chunk(*arguments) == chunk
@@ -256,7 +256,7 @@ def test_sets_that_fill_up_a_power_of_two_are_read_by_nobody(count):
 
 
 def test_tf32_is_refused_on_cpus(real, data):
-    program, tests = Program.of(PROTOCOL, 3), _held_out(real)[0]
+    program, tests = Program.of(PROTOCOL, 3), _held_out(real)
     execution = Execution("serial", precision="tf32")
     with pytest.raises(InputError, match="choose float32 or bfloat16"):
         next(train_population(program, (3,), students(1), data, tests, execution=execution))
@@ -284,7 +284,7 @@ def test_one_student_at_a_time_as_a_cpu_trains_them_has_no_grouped_convolutions(
         (("serail",), "did you mean 'serial'"),
         (("serial", None, None, 256, "bf16"), "Unknown precision 'bf16'"),
         (("vmap", 0), "chunk is 0"),
-        (("vmap", 5, 0), "devices 0"),
+        (("vmap", 5, 0), "devices is 0"),
         (("serial", 5), "choose mode 'vmap'"),
         (("shared", 5), "choose mode 'vmap'"),
         (("serial", 1, None, 100), "test_batch is 100; expected a divisor of 256"),

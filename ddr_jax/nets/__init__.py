@@ -12,10 +12,11 @@ from ddr_jax.nets import names
 from ddr_jax.nets.names import NETS
 
 if TYPE_CHECKING:
-    from ddr_jax.nets.students import apply, apply_train, build, digest, embed, init
+    from ddr_jax.nets.students import apply, apply_train, build, digest, embed, flatten, init, unflatten
     from ddr_jax.nets.torch_weights import from_torch, to_torch
 
-__all__ = ["NETS", "apply", "apply_train", "build", "check", "digest", "embed", "from_torch", "init", "to_torch"]
+__all__ = ["NETS", "apply", "apply_train", "build", "check", "digest", "embed", "flatten", "from_torch", "init"]
+__all__ += ["to_torch", "unflatten"]
 
 
 def check(student: Any, image_shape: tuple[int, ...], num_classes: int | None = None) -> None:

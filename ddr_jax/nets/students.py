@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ddr_jax.nets import layers
 from ddr_jax.nets.names import check_shape, find
@@ -19,6 +20,10 @@ from ddr_jax.types import InputError, fingerprint
 
 # {"params": tree} and, with batch norm, {"batch_stats": tree}; all float32 as `init` makes them.
 Variables = dict[str, Any]
+
+# Variables as one dictionary, their names joined by dots, and back.
+flatten: Callable[[Any], dict[str, Any]] = partial(flatten_dict, sep=".")
+unflatten: Callable[[Any], Variables] = partial(unflatten_dict, sep=".")
 
 DEFAULT_WIDTH = 128
 TRIAL = 2  # images, on which a user's own module is tried

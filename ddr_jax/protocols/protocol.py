@@ -52,6 +52,11 @@ class Static:
     """Cross-entropy or Kullback-Leibler divergence, which train alike, or G-VBSM's squared error of logits with
     cross-entropy against classes, for soft and teacher labels."""
 
+    @property
+    def drop_every(self) -> int:
+        """Epochs between drops of a step schedule."""
+        return self.step_size or max(self.epochs // 2, 1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Numbers:
@@ -134,9 +139,9 @@ class Protocol(Numbers, Static):
 
     @property
     def static(self) -> Static:
-        """The static part, in which `step_size` is a number."""
+        """The static part, in which `step_size` is a number: equal programs are told by equal fields."""
         whole = Static(**{field.name: getattr(self, field.name) for field in fields(Static)})
-        return replace(whole, step_size=self.step_size or max(self.epochs // 2, 1))
+        return replace(whole, step_size=self.drop_every)
 
     def row(self, lr: float, augmented: bool) -> dict[str, float | bool]:
         """The numbers of one student: `Numbers`, its learning rate, whether it is augmented, and the loss's scale.

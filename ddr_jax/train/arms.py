@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddr_jax.protocols.protocol import Protocol
-from ddr_jax.train import devices
 from ddr_jax.train.devices import Execution, default_execution
 from ddr_jax.train.feed import everywhere
 from ddr_jax.train.population import train_population
@@ -75,18 +74,16 @@ class Runner:
 
 
 class Finished(NamedTuple):
-    """What training some arms gave: a table per arm, the weights that were asked for, and what it took.
+    """What training some arms gave: a table per arm, and the weights that were asked for, by student identity.
 
-    `chunk` is how many students a device trained at once at most, 0 if none; `peak_memory` as in `devices.peak_memory`.
+    `trained` counts the students that were not in the store; `chunk` is how many a device trained at once, at most, 0
+    if none.
     """
 
     tables: dict[str, ArmTable]
-    weights: dict[str, Any]  # by student identity
+    weights: dict[str, Any]
     trained: int
-    reused: int
-    programs: frozenset[Program]
     chunk: int
-    peak_memory: int | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +123,6 @@ def train_arms(arms: Sequence[Arm], real: RealData, *, key: jax.Array, runner: R
     and on `real.validation` where there is one.
     """
     execution = runner.execution or default_execution()
-    tests, splits = _held_out(real)
     facts = {
         "space": real.space.digest,
         "tests": [fingerprint(split.images, split.labels) for split in _splits(real).values()],
@@ -136,24 +132,20 @@ def train_arms(arms: Sequence[Arm], real: RealData, *, key: jax.Array, runner: R
     jobs = [job for arm in arms for job in _jobs(arm, real, facts)]
     wanted = {job.student: job for job in jobs}
     kept = {job.student for job in jobs if job.arm.keep}
-    records, weights = _recall(wanted, kept, runner.store)
-    missing = [job for name, job in wanted.items() if name not in records]
-    tests = everywhere(tests, execution) if missing else tests
+    found = _recall(wanted, kept, runner.store)
+    missing = [job for name, job in wanted.items() if name not in found]
+    tests = everywhere(_held_out(real), execution) if missing else None
     chunks: list[int] = []
     for group in _groups(missing):
-        trained = _train_group(group, key, real, tests, splits, execution, runner, bool(kept), chunks)
-        for name, record, variables in trained:
-            records[name] = record
-            if name in kept:
-                weights[name] = variables
+        trained = _train_group(group, key, real, tests, execution, runner, kept, chunks)
+        found |= {name: (record, variables) for name, record, variables in trained}
     return Finished(
-        tables={arm.name: _table(arm, [j for j in jobs if j.arm is arm], records) for arm in arms},
-        weights=weights,
+        tables={
+            arm.name: _table(arm, [(j.student, found[j.student][0]) for j in jobs if j.arm is arm]) for arm in arms
+        },
+        weights={name: found[name][1] for name in kept},
         trained=len(missing),
-        reused=len(wanted) - len(missing),
-        programs=frozenset(job.program for job in jobs),
         chunk=max(chunks, default=0),
-        peak_memory=devices.peak_memory(),
     )
 
 
@@ -173,19 +165,14 @@ def _jobs(arm: Arm, real: RealData, facts: dict[str, Any]) -> list[_Job]:
     ]
 
 
-def _recall(
-    wanted: dict[str, _Job], kept: set[str], store: Store | None
-) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """The records, and the kept weights, of those students that are in the store with all that is needed."""
-    records, weights = {}, {}
+def _recall(wanted: Iterable[str], kept: set[str], store: Store | None) -> dict[str, tuple[dict[str, Any], Any]]:
+    """The record, and the weights if they are kept, of each student that is in the store with all that is needed."""
+    found = {}
     for name in wanted if store else ():
-        record = store.record(name)
-        variables = store.weights(name) if name in kept else None
-        if record is not None and (name not in kept or variables is not None):
-            records[name] = record
-        if variables is not None:
-            weights[name] = variables
-    return records, weights
+        record, variables = store.record(name), store.weights(name) if name in kept else None
+        if record is not None and (variables is not None or name not in kept):
+            found[name] = record, variables
+    return found
 
 
 def _groups(jobs: list[_Job]) -> list[list[_Job]]:
@@ -198,38 +185,29 @@ def _groups(jobs: list[_Job]) -> list[list[_Job]]:
     return list(groups.values())
 
 
-def _train_group(group, key, real, tests, splits, execution, runner, keep, chunks):
-    """Trains one population, yielding identity, record and final weights of each student as it finishes.
+def _train_group(group, key, real, tests, execution, runner, kept, chunks):
+    """Trains one population, yielding identity, record and weights, if they are kept, of each student that finishes.
 
     Appends to `chunks` how many students each device trained at once.
     """
-    program, protocol = group[0].program, group[0].arm.protocol
+    program, epochs = group[0].program, group[0].program.static.epochs
     students, data = _population(group, key, real)
     arms, images = ", ".join(dict.fromkeys(job.arm.name for job in group)), data.images.shape[1]
-    label = f"{arms}: {len(group):,} students × {program.static.epochs:,} epochs"
 
     def report(student_epochs: int) -> None:
         if runner.on_progress is not None:
-            runner.on_progress(label, student_epochs * images, len(group) * program.static.epochs * images)
+            label = f"{arms}: {len(group):,} students × {epochs:,} epochs"
+            runner.on_progress(label, student_epochs * images, len(group) * epochs * images)
 
     report(0)
-    outcomes = train_population(
-        program,
-        protocol.test_epochs,
-        students,
-        data,
-        tests,
-        execution=execution,
-        keep=keep,
-        on_progress=report,
-    )
-    for outcome in outcomes:
+    how = {"execution": execution, "keep": bool(kept), "on_progress": report}
+    for outcome in train_population(program, group[0].arm.protocol.test_epochs, students, data, tests, **how):
         chunks.append(outcome.chunk)
-        for i, position in enumerate(outcome.students):
-            record = {name: (outcome.hits[i, :, n] / size).tolist() for n, (name, size) in enumerate(splits.items())}
+        for i, job in enumerate(group[position] for position in outcome.students):
+            splits = enumerate(_splits(real).items())
+            record = {name: (outcome.hits[i, :, n] / len(split)).tolist() for n, (name, split) in splits}
             record["diverged"] = bool(outcome.diverged[i])
-            variables = jax.tree.map(lambda leaf: leaf[i], outcome.variables) if keep else None  # noqa: B023
-            job = group[position]
+            variables = jax.tree.map(lambda leaf: leaf[i], outcome.variables) if job.student in kept else None  # noqa: B023
             if runner.store:
                 runner.store.put(job.student, job.facts, record, variables)
             yield job.student, record, variables
@@ -251,21 +229,21 @@ def _population(group: list[_Job], key: jax.Array, real: RealData) -> tuple[Stud
     return students, TrainingData(stacked_images, stacked_targets, teacher, real.space.mean, real.space.std)
 
 
-def _table(arm: Arm, jobs: list[_Job], records: dict[str, dict[str, Any]]) -> ArmTable:
+def _table(arm: Arm, found: Sequence[tuple[str, dict[str, Any]]]) -> ArmTable:
+    """The table of an arm, of its students' identities and records in the order of sets, rates and seeds."""
     shape = (len(arm.sets), len(arm.protocol.lr), len(arm.sets[0]))
-    found = [records[job.student] for job in jobs]
 
     def column(name: str) -> np.ndarray:
-        return np.array([record[name] for record in found]).reshape(*shape, -1)
+        return np.array([record[name] for _, record in found]).reshape(*shape, -1)
 
     return ArmTable(
         arm=arm.name,
         sets=tuple(row[0].name for row in arm.sets),
         lrs=arm.protocol.lr,
         test=column("test"),
-        validation=column("validation") if "validation" in found[0] else None,
+        validation=column("validation") if "validation" in found[0][1] else None,
         diverged=column("diverged")[..., 0],
-        students=np.array([job.student for job in jobs]).reshape(shape),
+        students=np.array([student for student, _ in found]).reshape(shape),
         augmented=arm.augmented,
     )
 
@@ -275,17 +253,14 @@ def _splits(real: RealData) -> dict[str, Split]:
     return {name: split for name, split in splits.items() if split is not None}
 
 
-def _held_out(real: RealData) -> tuple[HeldOut, dict[str, int]]:
-    """All images to test on as one padded array, and the size of each split."""
-    splits = _splits(real)
-    sizes = {name: len(split) for name, split in splits.items()}
-    spare = -sum(sizes.values()) % HELD_OUT_MULTIPLE
-    images = np.concatenate([split.images for split in splits.values()])
-    labels = np.concatenate([split.labels for split in splits.values()])
-    owner = np.repeat(np.arange(len(splits) + 1), [*sizes.values(), spare])
-    tests = HeldOut(
+def _held_out(real: RealData) -> HeldOut:
+    """All images to test on as one padded array."""
+    splits = _splits(real).values()
+    images, labels = (np.concatenate([getattr(split, part) for split in splits]) for part in ("images", "labels"))
+    spare = -len(labels) % HELD_OUT_MULTIPLE
+    owner = np.repeat(np.arange(len(splits) + 1), [*map(len, splits), spare])
+    return HeldOut(
         images=np.pad(images, [(0, spare)] + [(0, 0)] * (images.ndim - 1)),
         labels=np.pad(labels, (0, spare)),
         splits=owner == np.arange(len(splits))[:, None],
     )
-    return tests, sizes

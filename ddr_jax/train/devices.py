@@ -5,22 +5,24 @@ from __future__ import annotations
 import hashlib
 import platform
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from ddr_jax.nets.precision import PRECISIONS
+from ddr_jax.protocols.plain import COUNT, Must, check
+from ddr_jax.train.store import processor
 from ddr_jax.train.student import HELD_OUT_MULTIPLE
-from ddr_jax.types import InputError, InputWarning, nearest
+from ddr_jax.types import InputError, warn
 
 MODES = ("serial", "vmap", "shared")
 AXIS = "students"
+DIVISOR = Must(f"a divisor of {HELD_OUT_MULTIPLE}", lambda x: HELD_OUT_MULTIPLE % x == 0)
 MIN_SECONDS = 0.2  # what compiles faster is not worth a file
 
 
@@ -52,21 +54,14 @@ class Execution:
             a call.
     """
 
-    mode: str
-    chunk: int | None = None
-    devices: int | None = None
-    test_batch: int = 256
-    precision: str = "float32"
+    mode: Literal[MODES]  # type: ignore[valid-type]
+    chunk: Annotated[int | None, COUNT] = None
+    devices: Annotated[int | None, COUNT] = None
+    test_batch: Annotated[int, COUNT, DIVISOR] = 256
+    precision: Literal[tuple(PRECISIONS)] = "float32"  # type: ignore[valid-type]
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise InputError(f"Unknown execution mode {self.mode!r}: {nearest(self.mode, MODES)}")
-        if self.precision not in PRECISIONS:
-            raise InputError(f"Unknown precision {self.precision!r}: {nearest(self.precision, PRECISIONS)}")
-        if any(number is not None and number < 1 for number in (self.chunk, self.devices)):
-            raise InputError(f"chunk is {self.chunk} and devices {self.devices}; expected 1 or more")
-        if self.test_batch < 1 or HELD_OUT_MULTIPLE % self.test_batch:
-            raise InputError(f"test_batch is {self.test_batch}; expected a divisor of {HELD_OUT_MULTIPLE}")
+        check(self)
         if self.mode != "vmap" and self.chunk not in (None, 1):
             raise InputError(
                 f"chunk is {self.chunk}, but {self.mode} execution trains one student at a time: "
@@ -110,28 +105,19 @@ def use_compilation_cache(folder: Path) -> None:
     """Makes JAX keep its compiled programs in `folder`, and load them from there; results stay the same bit for bit.
 
     Call it before any computation. Where JAX was already told of a folder (`JAX_COMPILATION_CACHE_DIR`), that one
-    stays. A folder that cannot be made gives an InputWarning, and programs are compiled at every start.
+    stays. Each instruction set has a folder of its own, because machines of different ones may share a home folder. A
+    folder that cannot be made gives an InputWarning, and programs are compiled at every start.
     """
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
-    own = folder / _processor()
+    features = hashlib.sha256(processor("flags", "Features").encode()).hexdigest()[:8]
+    own = folder / f"{platform.machine()}-{features}"
     try:
         own.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        warnings.warn(f"Cannot keep compiled programs in {own} ({error}); give another folder", InputWarning, 2)
-        return
+        return warn(f"Cannot keep compiled programs in {own} ({error}); give another folder")
     jax.config.update("jax_compilation_cache_dir", str(own))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_SECONDS)
-
-
-def _processor() -> str:
-    """A name for the processor's instruction set, because machines of different ones may share a home folder."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    features = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
-    return f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:8]}"
 
 
 def mesh_of(devices: tuple[Any, ...]) -> Mesh:

@@ -5,7 +5,7 @@ A schedule is a function of the time passed, in epochs, that gives the factor of
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,16 +13,19 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ddr_jax.protocols.protocol import Static
+
 Schedule = Callable[..., jax.Array]
 Scalar = jax.Array | float
 
 
-def schedule(name: str, *, epochs: int, step_size: int, warmup: int = 0) -> Schedule:
-    """The schedule of that name over `epochs`; `step_size`, in epochs, is read by ``step`` alone.
+def schedule(static: Static) -> Schedule:
+    """The schedule that the static part names, over its epochs; only ``step`` reads how long it waits for a drop.
 
-    With a `warmup`, the factor is (passed + tick) / warmup over the first epochs, and the schedule has the rest.
+    With a warm-up, the factor is (passed + tick) / warmup over the first epochs, and the schedule has the rest.
     """
-    after = partial(SCHEDULES[name], epochs=epochs - warmup, step_size=step_size)
+    warmup = static.warmup
+    after = partial(SCHEDULES[static.schedule], epochs=static.epochs - warmup, step_size=static.drop_every)
 
     def factor(passed: Any, tick: float = 1.0) -> jax.Array:
         passed = jnp.asarray(passed, float)
@@ -33,32 +36,23 @@ def schedule(name: str, *, epochs: int, step_size: int, warmup: int = 0) -> Sche
     return factor
 
 
-def optimizer(
-    name: str,
-    *,
-    lr: Scalar,
-    momentum: Scalar,
-    weight_decay: Scalar,
-    schedule: Schedule,
-    steps_per_epoch: int,
-    clock: str = "epoch",
-    fresh_every: int | None = None,
-) -> optax.GradientTransformation:
-    """The optimizer of that name, whose rate is `lr` times the schedule's factor.
+def optimizer(static: Static, numbers: Mapping[str, Any], steps_per_epoch: int) -> optax.GradientTransformation:
+    """The optimizer that the static part names, whose rate is `lr` times the schedule's factor.
 
-    `lr`, `momentum` and `weight_decay` are scalars and may be traced; only SGD reads `momentum`, Adam's β are fixed.
-    `update` needs the parameters. The factor changes once per epoch, or with every step if `clock` is ``step``. Every
-    `fresh_every` epochs the optimizer forgets what it has gathered (momentum, averages).
+    The `numbers` lr, momentum and weight_decay are scalars and may be traced; only SGD reads the momentum, Adam's β
+    are fixed. `update` needs the parameters. The factor changes once per epoch, or with every step if the clock is
+    ``step``. With `fresh_at_drop` the optimizer forgets what it has gathered (momentum, averages) at every drop.
     """
+    factor = schedule(static)
 
     def rate(step: Any) -> Any:
-        if clock == "step":
-            return lr * schedule(step / steps_per_epoch, 1 / steps_per_epoch)
-        return lr * schedule(step // steps_per_epoch)
+        if static.clock == "step":
+            return numbers["lr"] * factor(step / steps_per_epoch, 1 / steps_per_epoch)
+        return numbers["lr"] * factor(step // steps_per_epoch)
 
-    gathering, decay = OPTIMIZERS[name](momentum, weight_decay)
-    if fresh_every is not None:
-        gathering = _forgetful(gathering, fresh_every * steps_per_epoch)
+    gathering, decay = OPTIMIZERS[static.optimizer](numbers["momentum"], numbers["weight_decay"])
+    if static.fresh_at_drop:
+        gathering = _forgetful(gathering, static.drop_every * steps_per_epoch)
     return optax.chain(gathering, decay, optax.scale_by_learning_rate(rate))
 
 

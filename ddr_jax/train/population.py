@@ -67,8 +67,7 @@ def train_population(
     """
     count, devices = len(students.images), execution.local_devices()
     devices = devices if execution.mode == "shared" else devices[:count]
-    _check_precision(execution.precision, devices[0].platform)
-    _check_sharing(program, students, data, execution)
+    _check(program, students, data, execution, devices[0].platform)
     run = _compiled(program, execution.mode, execution.test_batch, execution.precision, devices)
     chunk = execution.chunk or _first_chunk(program, students, data, tests, execution, devices[0])
     feed, tests = run.feed(data), run.everywhere(tests)
@@ -139,17 +138,14 @@ def _one(program: Program, students: Student, data: TrainingData) -> tuple[Stude
     return student, data, jax.eval_shape(functools.partial(training.start, program), student, data)
 
 
-def _check_sharing(program: Program, students: Student, data: TrainingData, execution: Execution) -> None:
+def _check(program: Program, students: Student, data: TrainingData, execution: Execution, platform: str) -> None:
+    if execution.precision == "tf32" and platform == "cpu":
+        raise InputError("precision is tf32, which CPUs do not have: choose float32 or bfloat16")
     if execution.mode == "shared" and set(_one(program, students, data)[2].variables) != {"params"}:
         raise InputError(
             "Shared execution divides batches, but this network keeps statistics of whole ones (batch norm): choose "
             "execution 'serial'"
         )
-
-
-def _check_precision(precision: str, platform: str) -> None:
-    if precision == "tf32" and platform == "cpu":
-        raise InputError("precision is tf32, which CPUs do not have: choose float32 or bfloat16")
 
 
 def _train_group(run, program, test_epochs, part, tests, on_progress, positions, keep) -> Outcome:

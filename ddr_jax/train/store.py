@@ -11,7 +11,6 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import numpy as np
 import ddr_jax
 from ddr_jax.data.files import write_atomically
 from ddr_jax.train import teachers
-from ddr_jax.types import InputError, InputWarning
+from ddr_jax.types import InputError, warn
 
 PACKAGE = Path(ddr_jax.__file__).parent
 NUMERICS = ("augment", "nets", "protocols", "train")  # folders that decide what a student computes
@@ -59,12 +58,12 @@ def environment(execution: str, precision: str = "float32") -> dict[str, Any]:
 
 
 @functools.cache
-def processor() -> str:
-    """The processor's name, as the operating system gives it."""
+def processor(*fields: str) -> str:
+    """The processor's name, or what else the operating system says of it first under one of these names."""
     facts = Path("/proc/cpuinfo")
     lines = facts.read_text().splitlines() if facts.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    said = (line.partition(":")[2].strip() for line in lines if line.startswith(fields or "model name"))
+    return next(said, "") or platform.processor() or platform.machine()
 
 
 def key_facts(key: jax.Array) -> tuple[str, tuple[int, ...]]:
@@ -105,7 +104,7 @@ class Store:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError) as error:
-            warnings.warn(f"{path} is unreadable ({error}); training that student anew", InputWarning, stacklevel=2)
+            warn(f"{path} is unreadable ({error}); training that student anew")
             return None
 
     def weights(self, student: str) -> Any:
@@ -114,7 +113,7 @@ class Store:
         try:
             return teachers.load(path) if path.exists() else None
         except InputError as error:
-            warnings.warn(f"{error}; training that student anew", InputWarning, stacklevel=2)
+            warn(f"{error}; training that student anew")
             return None
 
     def put(self, student: str, facts: dict[str, Any], record: dict[str, Any], variables: Any = None) -> None:

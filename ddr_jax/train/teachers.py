@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
@@ -19,8 +18,6 @@ from ddr_jax import nets
 from ddr_jax.data.readers import as_array, read_pt
 from ddr_jax.nets.precision import arithmetic
 from ddr_jax.types import InputError, RealData, fingerprint
-
-SEPARATOR = "."
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,12 +61,11 @@ def load_teachers(*paths: str | os.PathLike, real: RealData, student: Any = "Con
     nets.check(student, real.image_shape, real.num_classes)
     name_of_student = student if isinstance(student, str) else type(student).__name__
     net = nets.build(student, width=width, num_classes=real.num_classes)
-    expected = _flatten(jax.eval_shape(lambda: nets.init(net, jax.random.key(0), real.image_shape)))
-    each = [_ours(_read(Path(path)), net, real.image_shape) for path in paths]
-    for path, variables in zip(paths, each, strict=True):
-        shapes = {name: array.shape for name, array in _flatten(variables).items()}
+    init = jax.eval_shape(lambda: nets.init(net, jax.random.key(0), real.image_shape))
+    expected, each = _shapes(init), [_read(Path(path), net, real.image_shape) for path in paths]
+    for path, shapes in zip(paths, map(_shapes, each), strict=True):
         for name in sorted(expected.keys() | shapes.keys()):
-            want, got = (getattr(expected.get(name), "shape", "none"), shapes.get(name, "none"))
+            want, got = expected.get(name, "none"), shapes.get(name, "none")
             if want != got:
                 raise InputError(
                     f"{path}: the teacher's {name} has shape {got}, but {name_of_student} of width {width} for "
@@ -78,19 +74,19 @@ def load_teachers(*paths: str | os.PathLike, real: RealData, student: Any = "Con
     return Teachers.of(net, each)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Nested variables, or a flat PyTorch state dict."""
+def _shapes(variables: Any) -> dict[str, Any]:
+    return {name: leaf.shape for name, leaf in nets.flatten(variables).items()}
+
+
+def _read(path: Path, net: Any, image_shape: tuple[int, ...]) -> Any:
+    """The variables in a file of ours, or in a PyTorch state dict."""
     if path.suffix != ".pt":
-        return load(path)
+        variables = load(path)
+        return variables if "params" in variables else nets.from_torch(net, nets.flatten(variables), image_shape)
     content = read_pt(path)
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}; expected a state dict, names with tensors")
-    return {name: as_array(tensor, path) for name, tensor in content.items()}
-
-
-def _ours(variables: dict[str, Any], net: Any, image_shape: tuple[int, ...]) -> Any:
-    """The variables as they are, or made from a PyTorch state dict."""
-    return variables if "params" in variables else nets.from_torch(net, _flatten(variables), image_shape)
+    return nets.from_torch(net, {name: as_array(tensor, path) for name, tensor in content.items()}, image_shape)
 
 
 def mean_logits(net: Any, teachers: Any, images: jax.Array) -> jax.Array:
@@ -101,23 +97,22 @@ def mean_logits(net: Any, teachers: Any, images: jax.Array) -> jax.Array:
 
 def label(net: Any, teachers: Any, images: np.ndarray, batch: int = 256) -> np.ndarray:
     """The teachers' mean logits (N, C) float32 for images on the host (N, H, W, K), `batch` at a time."""
-    forward = jax.jit(mean_logits, static_argnums=0)
-    padded = np.pad(images, [(0, -len(images) % batch)] + [(0, 0)] * (images.ndim - 1))
-    with arithmetic("float32"):
-        logits = [forward(net, teachers, jnp.asarray(part)) for part in np.split(padded, len(padded) // batch)]
-    return np.concatenate(jax.device_get(logits))[: len(images)]
+    return _in_batches(mean_logits, net, teachers, images, batch)
 
 
 def features(net: Any, variables: Any, images: np.ndarray, batch: int = 256) -> np.ndarray:
     """A network's activations before its last layer (N, F) float32 for images on the host, `batch` at a time."""
-    forward = jax.jit(nets.embed, static_argnums=0)
-    parts = []
+    return _in_batches(nets.embed, net, variables, images, batch)
+
+
+def _in_batches(function: Any, net: Any, variables: Any, images: np.ndarray, batch: int) -> np.ndarray:
+    forward, found = jax.jit(function, static_argnums=0), []
     for first in range(0, len(images), batch):
         part = images[first : first + batch]
         padded = np.pad(part, [(0, batch - len(part))] + [(0, 0)] * (images.ndim - 1))
         with arithmetic("float32"):
-            parts.append(np.asarray(forward(net, variables, padded), np.float32)[: len(part)])
-    return np.concatenate(parts)
+            found.append(np.asarray(forward(net, variables, padded), np.float32)[: len(part)])
+    return np.concatenate(found)
 
 
 def teacher_features(teachers: Teachers, images: np.ndarray) -> np.ndarray:
@@ -128,7 +123,7 @@ def teacher_features(teachers: Teachers, images: np.ndarray) -> np.ndarray:
 
 def to_bytes(variables: Any) -> bytes:
     """Nested variables as the bytes of a .safetensors file, names joined by dots."""
-    return save({name: np.ascontiguousarray(leaf) for name, leaf in _flatten(variables).items()})
+    return save({name: np.ascontiguousarray(leaf) for name, leaf in nets.flatten(variables).items()})
 
 
 def load(path: Path) -> Any:
@@ -138,23 +133,6 @@ def load(path: Path) -> Any:
         InputError: if the file is missing or is not .safetensors.
     """
     try:
-        arrays = load_file(path)
+        return nets.unflatten(load_file(path))
     except (OSError, SafetensorError) as error:
         raise InputError(f"Cannot read weights from {path}: {error}; give a .safetensors file") from error
-    variables: dict[str, Any] = {}
-    for name, array in arrays.items():
-        *parents, leaf = name.split(SEPARATOR)
-        node = variables
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = array
-    return variables
-
-
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    flat = {}
-    for name, child in tree.items():
-        flat |= _flatten(child, f"{prefix}{SEPARATOR}{name}" if prefix else name)
-    return flat
