@@ -263,7 +263,7 @@ def _round(
     source = _Source(sets, real, settings, key)
     first = train_arms(_real_arms(source), real, key=key, runner=runner)
     source = replace(source, labelers=given_teachers or _teachers(settings, real, first))
-    arms = [build(source) for name, build in ARMS.items() if name in settings.arms]
+    arms = [build(name, source) for name, build in ARMS.items() if name in settings.arms]
     rest = train_arms(arms, real, key=key, runner=runner)
     execution = runner.execution or default_execution()
     return Result(
@@ -391,31 +391,27 @@ def _teachers(settings: Settings, real: RealData, finished: Finished) -> Teacher
     return Teachers.of(net, chosen)
 
 
-def _syn(name: str, source: _Source, augmented: bool) -> Arm:
-    return Arm(name, source.settings.protocol, source.synthetic, augmented, source.labelers)
+def _pair(name: str, source: _Source) -> Arm:
+    """The arm of a name such as syn-any: of the sets or of the baseline, augmented as the method is, always, or not."""
+    of, augmented = name.split("-")
+    settings, switch = (
+        source.settings,
+        {"any": source.settings.protocol.augment is not None, "aug": True, "noaug": False},
+    )
+    if of == "syn":
+        return Arm(name, settings.protocol, source.synthetic, switch[augmented], source.labelers)
+    return Arm(name, settings.random_protocol, source.baseline, switch[augmented], source.labelers)
 
 
-def _rdm(name: str, source: _Source, augmented: bool) -> Arm:
-    return Arm(name, source.settings.random_protocol, source.baseline, augmented, source.labelers)
-
-
-def _augmented(source: _Source) -> bool:
-    return source.settings.protocol.augment is not None
-
-
-def _syn_hard(source: _Source) -> Arm:
+def _syn_hard(name: str, source: _Source) -> Arm:
     protocol = source.settings.hard_protocol
-    return Arm("syn-hard", protocol, source.distilled(protocol), source.settings.augments_hard)
+    return Arm(name, protocol, source.distilled(protocol), source.settings.augments_hard)
 
 
-ARMS: dict[str, Callable[[_Source], Arm]] = {  # in the order of results; real-hard arms are trained before
-    "syn-any": lambda source: _syn("syn-any", source, _augmented(source)),
-    "rdm-any": lambda source: _rdm("rdm-any", source, _augmented(source)),
+ARMS: dict[str, Callable[[str, _Source], Arm]] = {  # in the order of results; real-hard arms are trained before
+    **dict.fromkeys(("syn-any", "rdm-any"), _pair),
     "syn-hard": _syn_hard,
-    "syn-aug": lambda source: _syn("syn-aug", source, True),
-    "rdm-aug": lambda source: _rdm("rdm-aug", source, True),
-    "syn-noaug": lambda source: _syn("syn-noaug", source, False),
-    "rdm-noaug": lambda source: _rdm("rdm-noaug", source, False),
+    **dict.fromkeys(("syn-aug", "rdm-aug", "syn-noaug", "rdm-noaug"), _pair),
 }
 
 
