@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -28,11 +28,6 @@ from ddr_jax.data.files import check_writable
 from ddr_jax.protocols import demo
 from ddr_jax.results import comparison, pictures, render
 from ddr_jax.types import DistilledSets, InputError, InputWarning, RealData
-
-if TYPE_CHECKING:
-    from ddr_jax.protocols.settings import Settings
-    from ddr_jax.results.result import Result
-    from ddr_jax.train.teachers import Teachers
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,9 +64,7 @@ def _show_warning(program, message, category, filename, lineno, file=None, line=
 
 
 def _compare(command: options.Compare) -> None:
-    if command.out.suffix != ".json":
-        raise InputError(f"--out is {command.out}; expected a name that ends in .json")
-    check_writable(command.out.parent)
+    check_writable(_json(command.out).parent)
     compared = comparison.compare_results(
         comparison.load_results(*command.results), by=command.by, may_differ=command.may_differ
     )
@@ -80,14 +73,15 @@ def _compare(command: options.Compare) -> None:
 
 
 def _run(name: str, command: Any) -> None:
-    out = _out_file(name, command)
+    sets = getattr(command, "sets", ())
+    out = _json(command.out or Path("results", "-".join([name, *(path.stem for path in sets[:1])]) + ".json"))
     if not 0 <= command.key < 2**32:
         raise InputError(f"--key is {command.key}; expected a whole number from 0 to 2**32 − 1")
     options.settings(name, command)  # mistakes among the options are answered before data is read
     files, real = _inputs(name, command)
     settings = options.settings(name, command, real.flips, real.name)
     sets = distilled.prepare(files, real)
-    _check_ipc(command, sets)
+    _check_ipc(getattr(command, "ipc", None), sets)
     for folder in (out.parent, sweep.cache_folder(command)) if command.store else (out.parent,):
         check_writable(folder)
     runner = sweep.start(command, command.store)
@@ -95,43 +89,38 @@ def _run(name: str, command: Any) -> None:
     import jax
 
     from ddr_jax import evaluate
-    from ddr_jax.results import cross
+    from ddr_jax.results.cross import CrossArchitecture
+    from ddr_jax.train.teachers import load_teachers
 
     for note in getattr(command, "notes", ()):
         print(f"ddr-jax: {note}", file=sys.stderr)
-    students = getattr(command, "students", ())
+    students, weights = getattr(command, "students", ()), getattr(command, "teacher_weights", ())
     with progress_bars() as on_progress:
         asked = {"key": jax.random.key(command.key), "runner": dataclasses.replace(runner, on_progress=on_progress)}
         if students:
             found = evaluate.by_architecture(sets, real, settings, students, **asked)
         else:
-            given = _given_teachers(command, settings, real)
+            protocol = settings.teacher_protocol
+            network = {"real": real, "student": protocol.student, "width": protocol.width}
+            given = load_teachers(*weights, **network) if weights else None
             found = evaluate.evaluate(sets, real, settings, **asked, given_teachers=given)
     found.save(out)
-    config = out.with_suffix(".yaml")
+    config, picture = out.with_suffix(".yaml"), out.with_suffix(".png")
     configs.write(config, name, options.plain(command, settings))
-    if isinstance(found, cross.CrossArchitecture):
+    if isinstance(found, CrossArchitecture):
         print(f"{found}\nResult: {out}\nConfiguration: {config}")
-    else:
-        _show(found, sets, real, out.with_suffix(".png"))
-        print(f"Result: {out}\nPicture: {out.with_suffix('.png')}\nConfiguration: {config}")
-
-
-def _show(result: Result, sets: DistilledSets, real: RealData, picture: Path) -> None:
-    pictures.save_picture(result, sets, real, picture)
-    result.show()
-    times = result.times
+        return
+    pictures.save_picture(found, sets, real, picture)
+    found.show()
+    times = found.times
     print(f"{times['students_trained']} students trained, {times['students_reused']} reused, {times['seconds']} s")
+    print(f"Result: {out}\nPicture: {picture}\nConfiguration: {config}")
 
 
-def _out_file(name: str, command: Any) -> Path:
-    """Where the result goes."""
-    sets = getattr(command, "sets", ())
-    out = command.out or Path("results", "-".join([name, *(path.stem for path in sets[:1])]) + ".json")
-    if out.suffix != ".json":
-        raise InputError(f"--out is {out}; expected a name that ends in .json (the picture takes .png beside it)")
-    if out.is_dir():
-        raise InputError(f"--out is {out}, which is a folder; name a file in it")
+def _json(out: Path) -> Path:
+    """Where a result goes."""
+    if out.suffix != ".json" or out.is_dir():
+        raise InputError(f"--out is {out}; expected a file whose name ends in .json (a picture takes .png beside it)")
     return out
 
 
@@ -148,25 +137,13 @@ def _inputs(name: str, command: Any) -> tuple[Sequence[distilled.Distilled], Rea
     return files, real
 
 
-def _check_ipc(command: Any, sets: DistilledSets) -> None:
-    ipc = getattr(command, "ipc", None)
-    if ipc is None:
-        return
+def _check_ipc(ipc: int | None, sets: DistilledSets) -> None:
     counts = np.bincount(sets.labels[0])
-    if (counts != ipc).any():
+    if ipc is not None and (counts != ipc).any():
         raise InputError(
             f"ipc is {ipc}, but {sets.names[0]} has {counts.min()} to {counts.max()} images per class: is it the right "
             "set? Leave --ipc out to score it all the same"
         )
-
-
-def _given_teachers(command: Any, settings: Settings, real: RealData) -> Teachers | None:
-    if not getattr(command, "teacher_weights", ()):
-        return None
-    from ddr_jax.train.teachers import load_teachers
-
-    protocol = settings.teacher_protocol
-    return load_teachers(*command.teacher_weights, real=real, student=protocol.student, width=protocol.width)
 
 
 class _Speed(ProgressColumn):
