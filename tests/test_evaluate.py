@@ -87,6 +87,7 @@ def test_a_module_of_the_users_is_a_student_and_known_by_what_it_computes(real, 
     assert ddr.load_result(tmp_path / "r.json").scores["accuracy"] == result.scores["accuracy"]
     again = ddr.accuracy(distilled(), real, protocol(student=Mine()), seeds=2, store=cache)
     assert (again.times["students_reused"], result.times["students_trained"]) == (2, 2)
+    assert again.times["peak_memory_bytes"] > 1e7
     with pytest.raises(ddr.InputError, match="no student"):
         ddr.accuracy(distilled(), real, ddr.load_result(tmp_path / "r.json").settings.protocol, seeds=2)
 

@@ -128,10 +128,8 @@ class Compare:
 
 def _command(about: str, options: Sequence[Knob]) -> type[Any]:
     """A command: a dataclass whose fields are its options."""
-    fields = [
-        (knob.name, Annotated[_typed(knob), tyro.conf.arg(help=knob.doc), *knob.marks], _defaulted(knob.default))
-        for knob in options
-    ]
+    hints = [Annotated[_typed(knob), tyro.conf.arg(help=knob.doc), *knob.marks] for knob in options]
+    fields = [(k.name, hint, dataclasses.field(default=k.default)) for k, hint in zip(options, hints, strict=True)]
     made = dataclasses.make_dataclass("Options", fields, frozen=True, kw_only=True)
     made.__doc__ = about
     return made
@@ -142,10 +140,6 @@ def _typed(knob: Knob) -> Any:
     if Any not in get_args(knob.hint):
         return knob.hint
     return str | None if knob.default is None else str
-
-
-def _defaulted(default: Any) -> Any:
-    return dataclasses.field() if default is dataclasses.MISSING else dataclasses.field(default=default)
 
 
 def _evaluation(about: str, scores: Sequence[str], chosen: bool = False) -> type[Any]:
@@ -238,9 +232,7 @@ def settings(name: str, command: Any, flips: bool = True, dataset: str | None = 
     if name == "demo":
         return demo.settings(seeds=command.seeds)
     if command.students and command.teacher_weights:
-        raise InputError(
-            "--teacher-weights are of one network: score --students one by one, or let teachers be trained"
-        )
+        raise InputError("--teacher-weights are of one network: leave them out, or score --students one by one")
     scores = scores_of(name, command)
     fields: dict[str, Any] = {**_protocol_fields(command), "augment": _augmentation(command, scores, flips)}
     protocol = Protocol(**fields)
@@ -310,10 +302,7 @@ def _augmentation(command: Any, scores: Sequence[str], flips: bool) -> Augmentat
     usual = "dsa" if any(arm.endswith("-aug") for arm in arms_of(scores)) else "none"
     if command.dsa_strategy is not None:
         if (chosen := command.augment or usual) != "dsa":
-            raise InputError(
-                f"--dsa-strategy is {command.dsa_strategy!r}, but the augmentation is {chosen}: choose dsa, or leave "
-                "it out"
-            )
+            raise InputError(f"--dsa-strategy is given, but the augmentation is {chosen}: choose dsa, or leave it out")
         return DSA.from_strategy(command.dsa_strategy)
     if command.augment is None and command.augmentation is not None:
         # a preset is a recipe for any data; a configuration means what it says
@@ -324,7 +313,13 @@ def _augmentation(command: Any, scores: Sequence[str], flips: bool) -> Augmentat
 def _real_protocol(command: Any, protocol: Protocol, flips: bool, dataset: str | None) -> Protocol:
     fields = fields_from_plain(Protocol, command.real_options or {}, "real_options")
     if command.real_recipe and dataset is not None:
-        fields |= _recipe(dataset, command.student)
+        recipe = presets.real_recipe(dataset, command.student)
+        if recipe is None:
+            raise InputError(
+                f"ddranking has no recipe for {command.student} on {dataset}: set --real-epochs, --real-lr and the "
+                "like in place of --real-recipe"
+            )
+        fields |= recipe
     given = {"epochs": command.real_epochs, "batch_size": command.real_batch_size, "lr": command.real_lr}
     fields |= {name: value for name, value in given.items() if value is not None}
     if command.real_augmentation is not None:
@@ -335,16 +330,6 @@ def _real_protocol(command: Any, protocol: Protocol, flips: bool, dataset: str |
         fields["augment"] = augmentation(command.real_augment, flips)
     base = real_protocol_of(protocol, fields.pop("epochs", REAL_EPOCHS))
     return dataclasses.replace(base, **fields)
-
-
-def _recipe(dataset: str, student: str) -> Mapping[str, Any]:
-    recipe = presets.real_recipe(dataset, student)
-    if recipe is None:
-        raise InputError(
-            f"ddranking has no recipe for {student} on {dataset}: leave --real-recipe out, and set --real-epochs, "
-            "--real-lr and the like"
-        )
-    return recipe
 
 
 def _absolute(value: Any) -> Any:
