@@ -17,8 +17,8 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, TypeAlias, TypeGuard, cast
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias, TypeGuard
 
 import numpy as np
 
@@ -61,17 +61,15 @@ class OneLine:
     """A dataclass whose `repr` has one line: the fields that are not None, arrays by dtype and shape."""
 
     def __repr__(self) -> str:
-        named = ((field.name, getattr(self, field.name)) for field in fields(cast(Any, self)))
-        shown = (f"{name}={_shown(value)}" for name, value in named if value is not None)
+        shown = (f"{name}={_shown(value)}" for name, value in vars(self).items() if value is not None)
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
 def _shown(value: Any) -> str:
     if not isinstance(value, np.ndarray):
         return repr(value)
-    array = cast(np.ndarray, value)
-    few = array.ndim == 1 and len(array) <= FEW
-    return np.array2string(array, precision=4, separator=", ") if few else f"{array.dtype} {array.shape}"
+    few = value.ndim == 1 and len(value) <= FEW
+    return np.array2string(value, precision=4, separator=", ") if few else f"{value.dtype} {value.shape}"
 
 
 @dataclass(frozen=True, eq=False, repr=False)

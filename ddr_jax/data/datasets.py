@@ -20,7 +20,6 @@ from ddr_jax.types import AnyPath, InputError, RealData, Split, is_path, nearest
 DATASETS = ("digits", *PUBLISHED)
 MAX_VALIDATION = 5_000  # images held out at most
 _DIGITS = Path(__file__).parent / "bundled" / "digits.npz"
-_REQUIRED = ("x_train", "y_train", "x_test", "y_test")
 _STATED = ("mean", "std", "flips", "white")
 _HOLD_OUT_SEED = 20_220
 
@@ -82,20 +81,18 @@ def as_real(real: RealData | AnyPath) -> RealData:
     return real if isinstance(real, RealData) else load_dataset(real)
 
 
-def with_validation(real: RealData, share: float = 0.1) -> RealData:
-    """`real` with a validation split: the one it has, or else a `share` of every class of train.
+def with_validation(real: RealData) -> RealData:
+    """`real` with a validation split: the one it has, or else a tenth of every class of train.
 
     Equal train splits hold out the same images: at most 5,000, and at least one per class.
 
     Raises:
-        InputError: unless 0 < share < 1 and every class has two train images.
+        InputError: unless every class has two train images.
     """
     if real.validation is not None:
         return real
-    if not 0 < share < 1:
-        raise InputError(f"the share of train to hold out must lie between 0 and 1, got {share}")
     labels = real.train.labels
-    share = min(share, MAX_VALIDATION / len(labels))
+    share = min(0.1, MAX_VALIDATION / len(labels))
     held = np.zeros(len(labels), bool)
     # Raw draws of the bit generator: NumPy promises that versions agree on them, unlike on permutations.
     rank = np.random.PCG64(_HOLD_OUT_SEED).random_raw(len(labels))
@@ -113,9 +110,8 @@ def without_validation(real: RealData) -> RealData:
     """`real` with its validation split, if it has one, appended to train."""
     if real.validation is None:
         return real
-    images, labels = (
-        np.concatenate([getattr(real.train, field), getattr(real.validation, field)]) for field in ("images", "labels")
-    )
+    images = np.concatenate([real.train.images, real.validation.images])
+    labels = np.concatenate([real.train.labels, real.validation.labels])
     return replace(real, train=Split(images, labels), validation=None)
 
 
@@ -133,9 +129,7 @@ def class_members(labels: np.ndarray, counts: np.ndarray) -> list[np.ndarray]:
     members = [np.flatnonzero(labels == c) for c in range(len(counts))]
     for c, (own, count) in enumerate(zip(members, counts, strict=True)):
         if count > len(own):
-            raise InputError(
-                f"a baseline needs {count} images of class {c}, and the real data has {len(own)}; give more"
-            )
+            raise InputError(f"baselines need {count} images of class {c}, and the real data has {len(own)}; give more")
     return members
 
 
@@ -221,7 +215,7 @@ def _sides(size: int | Sides | None) -> Sides | None:
 def _find_npz(path: Path) -> _Found:
     if path.suffix != ".npz":
         raise InputError(f"{path}: no such folder, and only .npz files are read; save the arrays with numpy.savez")
-    raw = read_npz(path, _REQUIRED, ("x_validation", "y_validation", *_STATED))
+    raw = read_npz(path, ("x_train", "y_train", "x_test", "y_test"), ("x_validation", "y_validation", *_STATED))
     for half, other in (("mean", "std"), ("x_validation", "y_validation")):
         if (half in raw) != (other in raw):
             raise InputError(f"{path}: holds one of {half} and {other}; store both or neither")
@@ -277,9 +271,7 @@ def _check_classes(splits: dict[str, Split], where: str) -> int:
     classes = np.unique(train.labels)
     if classes[-1] != len(classes) - 1:
         absent = np.flatnonzero(classes != np.arange(len(classes)))[0]
-        raise InputError(
-            f"{where}: train labels go up to {classes[-1]}, but no image has class {absent}; leave no gaps"
-        )
+        raise InputError(f"{where}: train labels go up to {classes[-1]}, but none is {absent}; leave no gaps")
     for name, split in splits.items():
         if (shape := split.images.shape[1:]) != train.images.shape[1:]:
             raise InputError(f"{where}: images of {name} are {shape}, of train {train.images.shape[1:]}")

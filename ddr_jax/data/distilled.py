@@ -22,11 +22,7 @@ from ddr_jax.data.readers import as_array, host_array
 from ddr_jax.data.spaces import Normalised
 from ddr_jax.types import AnyPath, DistilledSets, InputError, OneLine, RealData, is_path, nearest, warn
 
-_WORDS = {
-    "space": ("pixels", "normalised", "zca"),
-    "layout": ("NHWC", "NCHW"),
-    "soft": ("logits", "probabilities"),
-}
+_WORDS = {"space": ("pixels", "normalised", "zca"), "layout": ("NHWC", "NCHW"), "soft": ("logits", "probabilities")}
 _LABELS = {"labels": "(N,) or (runs, N)", "soft_labels": "(N, classes) or (runs, N, classes)"}
 _OPTIONAL = (*_LABELS, "mean", "std", *_WORDS)
 _SUM_TOLERANCE = 1e-3  # of a row of probabilities
@@ -124,11 +120,14 @@ def load_distilled(
         if not is_path(path):
             raise InputError(f"paths[{i}] is a {type(path).__name__}; expected a path")
     files = [Path(path).expanduser() for path in paths]
+    beside = [labels] * len(files) if labels is None or isinstance(labels, str | os.PathLike) else labels
+    if len(beside) != len(files):
+        raise InputError(f"{len(beside)} labels files for {len(files)} distilled sets; give one for all or for each")
     names = [path.resolve().name if path.is_dir() else path.stem for path in files]
     said = {"space": space, "layout": layout, "soft": soft}
     return tuple(
-        _load(path, name if names.count(name) == 1 else path.with_name(name).as_posix(), beside, said)
-        for path, name, beside in zip(files, names, _labels_files(files, labels), strict=True)
+        _load(path, name if names.count(name) == 1 else path.with_name(name).as_posix(), one, said)
+        for path, name, one in zip(files, names, beside, strict=True)
     )
 
 
@@ -203,11 +202,9 @@ def save_distilled(
         raise InputError(f"{path}: distilled sets are saved as .npz; end the name in .npz")
     if soft_labels is not None and soft is None:
         raise InputError(f"{path}: say whether the soft labels are logits or probabilities")
-    fields: dict[str, Any] = {"images": images, "labels": labels, "soft_labels": soft_labels, "mean": mean, "std": std}
-    fields |= {"space": space, "layout": "NHWC", "soft": soft}
-    Distilled(path.stem, **fields)  # refuses what could not be read back
+    file = Distilled(path.stem, images, labels, soft_labels, space, "NHWC", soft, mean, std)
+    content: dict[str, Any] = {key: vars(file)[key] for key in ("images", *_OPTIONAL) if vars(file)[key] is not None}
     buffer = io.BytesIO()
-    content: dict[str, Any] = {key: host_array(value) for key, value in fields.items() if value is not None}
     np.savez_compressed(buffer, **content)
     write_atomically(path, buffer.getvalue())
 
@@ -224,20 +221,12 @@ def _from_memory(given: Any, place: str) -> Distilled:
     return Distilled(name, **readers.pick(given, ("images",), _OPTIONAL, name))
 
 
-def _labels_files(files: list[Path], labels: AnyPath | Sequence[AnyPath] | None) -> Sequence[Path | None]:
-    """The labels file of each images file, or None."""
-    given = [labels] * len(files) if labels is None or isinstance(labels, str | os.PathLike) else labels
-    if len(given) != len(files):
-        raise InputError(f"{len(given)} labels files for {len(files)} distilled sets; give one for all or for each")
-    return [None if path is None else Path(path).expanduser() for path in given]
-
-
-def _load(path: Path, name: str, beside: Path | None, said: dict[str, str | None]) -> Distilled:
+def _load(path: Path, name: str, beside: AnyPath | None, said: dict[str, str | None]) -> Distilled:
     raw = _content(path)
     if beside is not None:
         if own := [key for key in _LABELS if key in raw]:
             raise InputError(f"{path}: holds {' and '.join(own)} of its own, so {beside} cannot be used; leave it out")
-        raw |= _labels_entry(as_array(raw["images"], path), readers.read_array(beside))
+        raw |= _labels_entry(as_array(raw["images"], path), readers.read_array(Path(beside).expanduser()))
     for field, word in said.items():
         if word is not None and (stored := str(raw.get(field, word))) != word:
             warn(f"{path}: the file declares {field} {stored!r}, you say {word!r}: yours is used")
@@ -337,9 +326,7 @@ def _layout(file: Distilled, image_shape: tuple[int, int, int]) -> str:
     fitting = [layout for layout, shape in possible.items() if shape == got]
     if not fitting:
         real = " or ".join(f"{shape} ({layout})" for layout, shape in possible.items())
-        raise InputError(
-            f"{file.name}: one image has shape {got}, the real data's are {real}; is it another set, or layout?"
-        )
+        raise InputError(f"{file.name}: one image has shape {got}, the real data's are {real}; is it another layout?")
     if len(fitting) > 1:
         raise InputError(f"{file.name}: an image of shape {got} fits NHWC and NCHW; declare the layout")
     return fitting[0]

@@ -89,11 +89,11 @@ def named_by(stem: str) -> Known | None:
 def told_by(splits: dict[str, Split], where: str) -> Known | None:
     """The published dataset whose sizes and mean pixel these are, whatever the file is called."""
     images = splits["train"].images
-    total = len(images) + len(splits.get("validation", ()))
+    sizes = len(images) + len(splits.get("validation", ())), len(splits["test"]), images.shape[-1]
+    mean = images.mean(axis=(0, 1, 2), dtype=np.float64)
     for name, known in PUBLISHED.items():
-        if (total, len(splits["test"])) != (known.train, known.test) or images.shape[-1] != len(known.mean):
-            continue
-        if np.allclose(images.mean(axis=(0, 1, 2), dtype=np.float64), known.mean, atol=SAME_MEAN):
+        same_sizes = sizes == (known.train, known.test, len(known.mean))
+        if same_sizes and np.allclose(mean, known.mean, atol=SAME_MEAN):
             warn(
                 f"{where}: by its sizes and mean pixel this is {name}, whose usual mean and std are used; store others"
             )

@@ -203,10 +203,6 @@ class _Array:
         return np.array(self.values, dtype, copy=copy)
 
 
-def _array(*_: Any) -> _Array:
-    return _Array()
-
-
 def _scalar(kind: _Dtype, raw: bytes) -> np.generic:
     return np.frombuffer(raw, kind.dtype)[0]
 
@@ -214,7 +210,7 @@ def _scalar(kind: _Dtype, raw: bytes) -> np.generic:
 _STAND_INS = {"numpy.dtype": _Dtype, "numpy.ndarray": _Array} | {
     f"numpy.{core}.multiarray.{name}": stand_in
     for core in ("core", "_core")
-    for name, stand_in in (("_reconstruct", _array), ("scalar", _scalar))
+    for name, stand_in in (("_reconstruct", lambda *_: _Array()), ("scalar", _scalar))
 }
 
 
