@@ -434,12 +434,14 @@ def test_random_crops_are_all_windows_of_the_padded_image():
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
-def test_flips_come_with_their_probability(probability):
-    image = _images(1, 2, 3, 1)
-    flipped = crop.mirrored(jax.random.key(14), jnp.tile(image, (2000, 1, 1, 1)), probability)
-    mirrored = (flipped == image[:, :, ::-1]).all(axis=(1, 2, 3))
-    assert (mirrored | (flipped == image).all(axis=(1, 2, 3))).all()
-    assert abs(mirrored.mean() - probability) <= 4 * np.sqrt(probability * (1 - probability) / 2000)
+def test_flips_come_where_draws_are_below_their_probability(probability):
+    images, key = jnp.tile(_images(1, 2, 3, 1), (2000, 1, 1, 1)), jax.random.key(14)
+    draws = jax.random.uniform(key, (2000,))[:, None, None, None]
+    expected = np.where(draws < probability, images[:, :, ::-1], images)
+    np.testing.assert_array_equal(crop.mirrored(key, images, probability), expected)
+    draws = jax.random.uniform(jax.random.split(key)[1], (2000,))[:, None, None, None]
+    expected = np.where(draws < probability, images[:, :, ::-1], images)
+    np.testing.assert_array_equal(dsa.dsa(key, images, _only("flip", flip=probability)), expected)
 
 
 def test_resized_crop_is_the_bilinear_enlargement_of_its_box():

@@ -606,7 +606,9 @@ def test_too_deep_network_is_refused_with_the_deepest_that_works(name, shape, of
     nets.check(offer.strip(), shape)
 
 
-@pytest.mark.parametrize(("side", "channels", "last"), [(28, 1, 2), (32, 1, 2), (60, 1, 4), (28, 3, 1), (27, 1, 1)])
+@pytest.mark.parametrize(
+    ("side", "channels", "last"), [(28, 1, 2), (42, 1, 2), (44, 1, 3), (60, 1, 4), (28, 3, 1), (27, 1, 1)]
+)
 def test_one_channel_images_from_28_pixels_on_get_a_border(side, channels, last):
     nets.check("ConvNet-4", (side, side, channels))
     net = nets.build("ConvNet-4", num_classes=10, width=4)
