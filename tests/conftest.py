@@ -19,6 +19,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
+@pytest.fixture
+def promoting():
+    """For references of flax's and of textbooks, whose operands have fewer axes or narrower types than ours."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     folder = Path(__file__).parents[2] / "shared"

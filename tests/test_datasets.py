@@ -67,9 +67,9 @@ def test_real_data_may_be_a_name_a_path_or_loaded(saved):
     assert as_real("digits").name == "digits"
     assert as_real(path).name == as_real(str(path)).name == "mine"
     for given in (5, None, [digits], arrays()):
-        with pytest.raises(InputError, match=f"given as a {type(given).__name__}; expected a name, a path, or what"):
+        with pytest.raises(InputError, match=f"real is a {type(given).__name__}; expected a name, a path, or what"):
             as_real(given)
-    with pytest.raises(InputError, match="given as a int; expected a name, a path"):
+    with pytest.raises(InputError, match="real is a int; expected a name, a path"):
         load_dataset(5)
 
 

@@ -362,7 +362,7 @@ def test_settings_that_do_not_fit_the_set_are_refused_before_training(real, opti
         ({"weight": 2}, r"weight is 2; expected a number in \[0, 1\]"),
         ({"seed": 3}, "Unknown argument 'seed': did you mean 'seeds'"),
         ({"sets": 3}, "sets is a int; expected"),
-        ({"real": 3}, "real is a int; expected"),
+        ({"real": 3}, "real is a int; expected a name, a path"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -311,6 +311,7 @@ def test_attention_equals_flaxs():
     chex.assert_trees_all_close(ours.apply({"params": params}, x), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.usefixtures("promoting")
 def test_vision_transformer_reads_every_whole_patch_and_its_position():
     net = nets.build("ViT-6", num_classes=3, width=8)
     images = jax.random.normal(jax.random.key(1), (1, 10, 14, 1))  # 2×3 patches, and two rows and columns left
@@ -332,6 +333,7 @@ def test_vision_transformer_reads_every_whole_patch_and_its_position():
         (layers.LayerNorm(), nn.LayerNorm(epsilon=1e-5, reduction_axes=(1, 2, 3), feature_axes=(1, 2, 3))),
     ],
 )
+@pytest.mark.usefixtures("promoting")
 def test_group_and_layer_norm_equal_flaxs(ours, flax):
     keys = jax.random.split(jax.random.key(0), 3)
     x = 1 + jax.random.normal(keys[0], (3, 6, 6, 8)) * jnp.arange(1, 9)
@@ -343,6 +345,7 @@ def test_group_and_layer_norm_equal_flaxs(ours, flax):
 
 
 @pytest.mark.parametrize("name", ["ConvNet-2", "MLP"])
+@pytest.mark.usefixtures("promoting")
 def test_head_of_the_embedding_is_the_logits(name):
     net = nets.build(name, num_classes=4, width=8)
     variables = INIT(net, jax.random.key(0), (8, 8, 1))
@@ -390,6 +393,7 @@ def test_embedding_has_the_right_gradient_with_respect_to_images():
 
 
 @pytest.mark.parametrize(("norm", "width", "count"), [("IN", 128, 4), ("IN", 128, 3), ("GN", 128, 2), ("IN", 8, 3)])
+@pytest.mark.usefixtures("promoting")
 def test_block_of_every_formulation_equals_its_layers_in_turn_with_all_gradients(norm, width, count):
     with jax.enable_x64(True):
         net = nets.build(f"ConvNet-1-{norm}", num_classes=2, width=width)
@@ -413,6 +417,7 @@ def test_block_of_every_formulation_equals_its_layers_in_turn_with_all_gradients
         chex.assert_trees_all_close(ours, textbook, rtol=1e-12, atol=1e-11)
 
 
+@pytest.mark.usefixtures("promoting")
 def test_computation_follows_the_wider_type_of_weights_and_images():
     net = nets.build("ConvNet-1", num_classes=3, width=4)
     variables = INIT(net, jax.random.key(0), (8, 8, 1))
@@ -627,6 +632,7 @@ def test_one_channel_images_from_28_pixels_on_get_a_border(side, channels, last)
         ("ConvNet-1-NN-GAP", nn.relu, nn.avg_pool),
     ],
 )
+@pytest.mark.usefixtures("promoting")
 def test_words_of_a_convnets_name_choose_its_layers(name, activation, pool):
     net = nets.build(name, num_classes=3, width=4)
     images = jax.random.normal(jax.random.key(1), (2, 6, 6, 3))

@@ -67,7 +67,7 @@ def load_dataset(
     """
     if not is_path(name_or_path):
         kind = type(name_or_path).__name__
-        raise InputError(f"real data are given as a {kind}; expected a name, a path, or what load_dataset gave")
+        raise InputError(f"real is a {kind}; expected a name, a path, or what load_dataset gave")
     if zca not in (None, *spaces.KINDS):
         raise InputError(f"unknown ZCA whitening {zca!r}: {nearest(zca, spaces.KINDS)}")
     return _real_data(_find(os.fspath(name_or_path), _sides(size), data_dir, download), zca)
