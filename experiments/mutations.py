@@ -406,7 +406,7 @@ MUTATIONS: list[Mutation] = [
         ("(0.4914, 0.4822, 0.4465)", "(0.5405, 0.4822, 0.4465)"),
         ("(0.2023, 0.1994, 0.2010)", "(0.2225, 0.1994, 0.2010)"),
     ),
-    *_of("data", "tests/test_datasets.py -k validation", ("share: float = 0.1)", "share: float = 0.11)")),
+    *_of("data", "tests/test_datasets.py -k validation", ("min(0.1, MAX_VALIDATION", "min(0.11, MAX_VALIDATION")),
     # scores
     *_of(
         "scores/metrics.py",
