@@ -327,7 +327,8 @@ def _layout(file: Distilled, image_shape: tuple[int, int, int]) -> str:
     if not fitting:
         real = " or ".join(f"{shape} ({layout})" for layout, shape in possible.items())
         raise InputError(
-            f"{file.name}: an image has shape {got}, the real data's {real}; is it another dataset, size or layout?"
+            f"{file.name}: one image has shape {got}, the real data's are {real}; "
+            "is it another dataset, size or layout?"
         )
     if len(fitting) > 1:
         raise InputError(f"{file.name}: an image of shape {got} fits NHWC and NCHW; declare the layout")
