@@ -2,7 +2,7 @@
 
 Command:   python experiments/mutations.py [--only TEXT] [--report experiments/mutations.md]
 Time:      20 minutes of two free cores
-Expected:  every mutation is caught; which test caught it stands in experiments/mutations.md
+Expected:  every mutation is caught; the report says by which test
 
 One at a time, each entry of `MUTATIONS` is put into a copy of the package, and the tests that should notice run there.
 An entry is a text that stands exactly once in its folder or file of `ddr_jax`, what takes its place, and the tests; a
