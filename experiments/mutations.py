@@ -1,8 +1,8 @@
 """Whether some test notices when a constant that decides a student's numbers or a score is a tenth off.
 
 Command:   python experiments/mutations.py [--only TEXT] [--report experiments/mutations.md]
-Time:      20 minutes of two free cores
-Expected:  every mutation is caught; the report says by which test
+Time:      7 minutes on two free cores
+Expected:  every mutation is caught; experiments/mutations.md says by which test
 
 One at a time, each entry of `MUTATIONS` is put into a copy of the package, and the tests that should notice run there.
 An entry is a text that stands exactly once in its folder or file of `ddr_jax`, what takes its place, and the tests; a
@@ -65,7 +65,9 @@ def _of(place: str, tests: str, *changes: tuple[str, str]) -> list[Mutation]:
 FLOAT64 = "tests/test_float64.py -k "
 NETS = "tests/test_nets.py -k "
 AUGMENT = "tests/test_augment.py -k "
-PIL = "tests/test_randaugment.py -k '(either_sign and with_jit) or posterized or greatest or pixels_are or equalize'"
+PIL = (
+    "tests/test_randaugment.py -k '(sign and with_jit) or grey_is or posterized or greatest or pixels_are or equalize'"
+)
 MUTATIONS: list[Mutation] = [
     # norms, pools, attention
     *_of(
@@ -233,7 +235,7 @@ MUTATIONS: list[Mutation] = [
     # other augmentations
     *_of(
         "augment",
-        AUGMENT + "'mixtures_share or draws'",
+        AUGMENT + "'mixtures_share or given_their_draws or dcs_operations'",
         ("share * x + (1 - share)", "share * x + (1.1 - share)"),
         ("jnp.sqrt(1 - share)", "jnp.sqrt(1.1 - share)"),
         ("1 - box.mean()", "1.1 - box.mean()"),
@@ -327,7 +329,6 @@ MUTATIONS: list[Mutation] = [
                 ("] = 0.9", "] = 0.91", "Of SGD"),
                 ("] = 1.0", "] = 1.1", "Of the squared"),
                 ("] = 0.0", "] = 0.1", "Of the cross"),
-                ("] = 1.0", "] = 1.1", "Divides"),
                 ("] = 128", "] = 141", "Filters"),
                 ("] = (0.01,)", "] = (0.011,)", "Learning rate per"),
                 ("] = 5", "] = 6", "Students per"),
@@ -348,10 +349,11 @@ MUTATIONS: list[Mutation] = [
         ("if self.scale_loss else 1.0", "if not self.scale_loss else 1.1"),
         ("max(self.epochs // 2, 1)", "max(self.epochs // 3, 1)"),
     ),
+    *_of("protocols/protocol.py", FLOAT64 + "drop", ('] = 1.0\n    """Divides', '] = 1.1\n    """Divides')),
     *_of("protocols/protocol.py", FLOAT64 + "soft-ce", ("self.scale_loss else 1.0", "self.scale_loss else 1.1")),
     *_of(
         "protocols/presets.toml",
-        "tests/test_presets.py -k 'published or pass_more or differ_in or mse or ddrankings or sources or shuffles'",
+        "tests/test_presets.py",
         ("random_lr = [0.001,", "random_lr = [0.0011,"),
         ("lr = [0.001, 0.005, 0.01, 0.05, 0.1]\nmomentum", "lr = [0.001, 0.005, 0.01, 0.05, 0.11]\nmomentum"),
         (
@@ -489,7 +491,7 @@ def check(tree: Path, tests: str) -> Outcome:
         timeout=LIMIT,
         check=False,
     )
-    failed = re.search(r"^FAILED tests/(\S+)", done.stdout, re.MULTILINE)
+    failed = re.search(r"^(?:FAILED|ERROR) tests/(.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
     state = {0: "SURVIVED", 1: "caught"}.get(done.returncode, "BROKEN")
     if state == "BROKEN":
         print(done.stdout[-2000:], done.stderr[-1000:], file=sys.stderr)
@@ -568,7 +570,9 @@ def main() -> None:
     chosen = [m for m in MUTATIONS if options.only in " ".join((m.place, m.old, m.new, m.tests))]
     known = json.loads(options.state.read_text()) if options.state.exists() else {}
     plain = {key(tests, *map(str, _sources())): (None, tests) for tests in dict.fromkeys(m.tests for m in chosen)}
-    known = {name: found for name, found in known.items() if name not in plain or found["state"] == "SURVIVED"}
+    known = {
+        name: found for name, found in known.items() if found["state"] == ("SURVIVED" if name in plain else "caught")
+    }
     wrong = {plain[name][1]: o for name, o in work(plain, known, options.state).items() if o.state != "SURVIVED"}
     if wrong:
         raise SystemExit(f"Tests that fail without any change: {wrong}")

@@ -59,6 +59,13 @@ def test_bootstrap_interval_is_of_ten_thousand_resamples_at_95_percent_if_nobody
     assert (said.low, said.high) == ((it := bootstrap_interval(values, seed=7)).low, it.high)
 
 
+def test_resamples_that_equal_the_sample_count_half_on_either_side():
+    # of two values a half of all resamples has their mean, a quarter each is below and above: the quantiles at 0.27
+    # and 0.73 are the mean where nothing is biased
+    interval = bootstrap_interval([0.0, 1.0], seed=0, level=0.46)
+    assert (interval.low, interval.mean, interval.high) == (0.5, 0.5, 0.5)
+
+
 def test_bootstrap_interval_is_set_by_its_seed():
     values = np.random.default_rng(3).normal(size=10)
     one, again, other = (bootstrap_interval(values, seed=seed) for seed in (7, 7, 8))
@@ -117,6 +124,8 @@ def test_variance_components_worked_by_hand():
     # effects of sets ∓ 2, of seeds ∓ 1, rest ± 0.5: mean squares 2·(4 + 4) = 16, 2·(1 + 1) = 4, 4·0.25 = 1
     values = [[-3 + 0.5, -1 - 0.5], [1 - 0.5, 3 + 0.5]]
     assert variance_components(values) == Components(seed=1.5, set=7.5, rest=1.0)
+    # between seeds the sets vary by 1 / 2 and 9 / 2, the draws by 8, which is 5.5 more than the sets' mean
+    assert variance_components(values, random=[0, 4]).draw == 5.5
 
 
 def test_variance_components_recover_those_of_many_sets_and_seeds():

@@ -99,6 +99,13 @@ def test_equalize_of_few_levels_in_large_images_equals_pils():
     )
 
 
+def test_grey_is_pils():
+    levels = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3))
+    grey = np.asarray(Image.fromarray(levels[0].astype(np.uint8)).convert("L"))
+    found = randaugment.color(jnp.asarray(levels, jnp.int32), jnp.zeros(1))
+    np.testing.assert_array_equal(found[0], np.repeat(grey[:, :, None], 3, axis=2))
+
+
 def test_bits_that_are_posterized_away_are_rounded():
     changed = _operate(_levels(1), _number("posterize").repeat(2), np.zeros(2, int), RandAugment(magnitude=11))
     np.testing.assert_array_equal(changed, _levels(1) & 0b11111110)  # 4 · 11 / 30 = 1.47
