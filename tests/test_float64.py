@@ -25,7 +25,6 @@ from ddr_jax.train.student import Program, State, Student, TrainingData
 FOLDER = Path(__file__).parent / "goldens"
 NETWORKS, TRAJECTORIES = (np.load(FOLDER / f"{name}64.npz") for name in ("networks", "trajectories"))
 CASES = json.loads(str(TRAJECTORIES["cases"]))
-SLOW = {"AlexNet@8@128", "VGG-11-BN@32@128", "ResNet-18-BN-AP@8@128"}
 STREAM = ("patches", "positions", "token", "out_proj.weight", "output.weight")
 CLASSES = 3
 
@@ -113,13 +112,7 @@ def assert_equal_tensors(found, goldens, key, tolerance=1e-11):
         np.testing.assert_allclose(digest, expected, rtol=0, atol=allowed, err_msg=name)
 
 
-@pytest.mark.parametrize(
-    "key",
-    [
-        pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
-        for name in (file.removesuffix("/names") for file in NETWORKS.files if file.endswith("/names"))
-    ],
-)
+@pytest.mark.parametrize("key", [name.removesuffix("/names") for name in NETWORKS.files if name.endswith("/names")])
 def test_logits_gradients_and_batch_statistics_equal_pytorchs_tensor_by_tensor(key):
     name, side, width = key.split("@")
     net, shape = built(name, int(width)), (int(side), int(side), 3)
